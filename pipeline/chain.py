@@ -1,0 +1,129 @@
+"""What each stage reads and writes: the artefacts of a run as a plain table.
+
+``open_stage`` checks a stage's inputs by it before any work; the command ``align`` orders the
+stages by it. Nothing here imports a stage.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline.artifacts import list_files
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class StageLinks:
+    """A stage's name, the folder it writes and the folders it reads, below ``runs/<name>/``."""
+
+    stage: str
+    folder: str
+    reads: tuple[str, ...]
+
+
+TABLE = (
+    StageLinks("data", "data", ()),
+    StageLinks("pretrain", "base", ("data",)),
+    StageLinks("import_base", "base", ()),
+    StageLinks("sft", "sft", ("base", "data")),
+    StageLinks("sample", "samples", ("sft", "data")),
+    StageLinks("label", "labels", ("samples", "data")),
+    StageLinks("reward", "reward", ("sft", "labels", "data")),
+    StageLinks("ppo", "ppo", ("sft", "reward", "data")),
+    StageLinks("compare", "compare", ("base", "sft", "ppo", "reward", "data")),
+)
+STAGES = tuple(links.stage for links in TABLE)
+
+# Where the labels are stored decides nothing (their content does), and may name a host.
+_NOT_IN_SECTION = {"label": {"database"}}
+
+
+def chain_of(config: RunConfig) -> tuple[StageLinks, ...]:
+    """The stages of this run in order: ``base`` is made by pretrain or import_base."""
+    absent = "import_base" if config.import_base is None else "pretrain"
+    return tuple(links for links in TABLE if links.stage != absent)
+
+
+def links_of(stage: str) -> StageLinks:
+    """The table's row of a stage; KeyError for a name that is none."""
+    return {links.stage: links for links in TABLE}[stage]
+
+
+def maker_of(folder: str, config: RunConfig) -> str:
+    """The stage that makes a folder in this run."""
+    return next(links.stage for links in chain_of(config) if links.folder == folder)
+
+
+def section_values(stage: str, config: RunConfig) -> dict[str, JsonValue]:
+    """A stage's config section as JSON values, as it enters the key and the manifest.
+
+    Raises:
+        UserError: the config has no such section, as for pretrain where import_base is given.
+    """
+    section = getattr(config, stage)
+    if section is None:
+        other = "import_base" if stage == "pretrain" else "pretrain"
+        raise UserError(stage, f"the config makes its base by {other}.", f"run {other} instead.")
+    return section.model_dump(mode="json", exclude=_NOT_IN_SECTION.get(stage))
+
+
+def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
+    """The files outside the run folder that a stage reads, by a name without absolute path.
+
+    Raises:
+        UserError: a configured path is absolute, or a configured folder does not exist.
+    """
+    root = Path(config.data_root)
+    files: dict[str, Path] = {}
+    if stage == "data":
+        for index, source in enumerate(config.data.corpus):
+            where = f"data.corpus.{index}.path"
+            files[f"corpus/{source.name}"] = root / _relative(where, source.path)
+        if config.data.instructions and config.data.instructions.path:
+            path = _relative("data.instructions.path", config.data.instructions.path)
+            files["instructions"] = root / path
+    if stage == "label" and config.label.file:
+        files["file"] = root / _relative("label.file", config.label.file)
+    if stage == "import_base" and config.import_base and config.import_base.path:
+        folder = root / _relative("import_base.path", config.import_base.path)
+        if not folder.is_dir():
+            raise UserError("import_base.path", f"{folder} is no folder.", "correct the path.")
+        files |= {f"path/{name}": folder / name for name in list_files(folder)}
+    return files
+
+
+def _relative(where: str, path: str) -> Path:
+    if Path(path).is_absolute():
+        raise UserError(
+            where,
+            f"must be relative to data_root, got {path}.",
+            "set data_root to the folder and name the file below it.",
+        )
+    return Path(path)
+
+
+def missing_file(stage: str, config: RunConfig) -> tuple[str, Path] | None:
+    """The first external file of a stage that is not there, with its name; None if all are."""
+    for name, path in external_files(stage, config).items():
+        if not path.is_file():
+            return name, path
+    return None
+
+
+def stage_version(stage: str) -> int:
+    """The integer ``VERSION`` that a stage's script sets, read without running the script."""
+    script = Path(__file__).parent.parent / "stages" / f"{stage}.py"
+    for node in ast.parse(script.read_text(encoding="utf-8")).body:
+        if (
+            isinstance(node, ast.Assign)
+            and [ast.unparse(target) for target in node.targets] == ["VERSION"]
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, int)
+        ):
+            return node.value.value
+    raise ValueError(f"{script.name} sets no integer VERSION")

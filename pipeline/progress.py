@@ -1,0 +1,109 @@
+"""Progress of long work: a bar on a terminal, else one line every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    import rich.progress
+
+LINE_EVERY_SECONDS = 5.0
+
+
+class Progress:
+    """Shows how far ``total`` steps have come, with metrics, tokens per second and time left.
+
+    Use it as a context manager with ``advance``, or iterate over it: ``for step in progress``
+    yields 0 … total - 1 and advances by itself.
+    """
+
+    def __init__(self, total: int, label: str, stream: TextIO | None = None) -> None:
+        self.total = total
+        self.label = label
+        self.done = 0
+        self.tokens = 0
+        self.metrics: dict[str, float] = {}
+        self._stream = stream or sys.stdout
+        self._bar: rich.progress.Progress | None = None
+        self._started = self._last_line = time.monotonic()
+        self._lines = 0
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = time.monotonic()
+        if self._stream.isatty():
+            self._bar = _make_bar()
+            self._bar.start()
+            self._bar.add_task(self.label, total=self.total, status="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elif self._lines and kind is None:
+            self._write_line()
+
+    def __iter__(self) -> Iterator[int]:
+        with self:
+            for step in range(self.total):
+                yield step
+                self.advance()
+
+    def advance(self, steps: int = 1, tokens: int = 0, **metrics: float) -> None:
+        """Counts ``steps`` as done, and ``tokens`` for the speed; ``metrics`` are shown."""
+        self.done += steps
+        self.tokens += tokens
+        self.show(**metrics)
+
+    def show(self, **metrics: float) -> None:
+        """Shows new metrics beside the older ones."""
+        self.metrics |= metrics
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, status=self._status())
+        elif time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._write_line()
+
+    def _status(self) -> str:
+        parts = [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+        elapsed = time.monotonic() - self._started
+        if self.tokens and elapsed > 0:
+            parts.append(f"{self.tokens / elapsed:,.0f} tokens/s")
+        return "  ".join(parts)
+
+    def _write_line(self) -> None:
+        self._last_line = time.monotonic()
+        self._lines += 1
+        elapsed = self._last_line - self._started
+        parts = [f"{self.label} {self.done}/{self.total}", self._status()]
+        if 0 < self.done < self.total:
+            left = int(elapsed / self.done * (self.total - self.done))
+            parts.append(f"{left // 60}:{left % 60:02d} left")
+        self._stream.write("  ".join(part for part in parts if part) + "\n")
+        self._stream.flush()
+
+
+def _make_bar() -> rich.progress.Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,213 @@
+"""Generation with a KV cache. What a row becomes depends on its prompt and its seed alone.
+
+``policy_logits`` is the one function that turns a model's logits into the policy's distribution;
+the sampler and PPO's loss both call it, so the policy that is trained is the policy that acted.
+
+Shapes: B prompts, R response tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.model import GPT, KVCache
+from pipeline.tokenizer import Tokenizer
+
+COMPACT_EVERY_STEPS = 4
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How responses are drawn. ``batch_rows`` bounds memory and changes no result."""
+
+    max_response_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_rows: int = 256
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Sampled responses, one row a prompt.
+
+    Attributes:
+        ids: (B, R) int64, the end token included, padded on the right.
+        lengths: (B,) int64, real tokens of each row.
+        finished: (B,) bool, True where the row ended with the end token.
+        logprobs: (B, R) fp32, of each sampled token under the policy (before top-p); 0 in padding.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    finished: Tensor
+    logprobs: Tensor
+
+
+def policy_logits(logits: Tensor, temperature: float, never_sampled_ids: Sequence[int]) -> Tensor:
+    """fp32 logits of the policy: tempered, and −inf for what a response may never contain."""
+    scaled = logits.float() / temperature
+    never = torch.tensor(list(never_sampled_ids), dtype=torch.long, device=logits.device)
+    return scaled.index_fill(-1, never, float("-inf"))
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """(B, V) with all but the smallest set of likeliest tokens that holds ``top_p`` set to zero.
+
+    Not renormalized. Holtzman et al. 2020, equation 2.
+    """
+    if top_p >= 1.0:
+        return probabilities
+    ordered, order = probabilities.sort(dim=-1, descending=True)
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    return probabilities.masked_fill(outside.gather(-1, order.argsort(-1)), 0.0)
+
+
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """(B,) ids by inversion: the first whose cumulative probability exceeds its row's uniform.
+
+    ``probabilities`` (B, V) need not sum to 1; ``uniforms`` (B,) lie in [0, 1).
+    """
+    cumulative = probabilities.double().cumsum(-1)
+    targets = uniforms.double()[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+
+
+def row_uniforms(seeds: Sequence[int], steps: int) -> Tensor:
+    """(B, steps) float64 uniforms on the CPU: row i is a function of ``seeds[i]`` alone."""
+    generator = torch.Generator()
+    rows = [
+        torch.rand(steps, dtype=torch.float64, generator=generator.manual_seed(seed))
+        for seed in seeds
+    ]
+    return torch.stack(rows)
+
+
+@torch.inference_mode()
+def generate(
+    model: GPT,
+    prompt_ids: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    settings: SamplingSettings,
+    tokenizer: Tokenizer,
+    on_batch: Callable[[int], None] | None = None,
+) -> Generation:
+    """One sampled response per prompt; row i is a function of ``prompt_ids[i]`` and ``seeds[i]``.
+
+    ``on_batch`` is told the number of rows done after each batch.
+
+    Raises:
+        UserError: a prompt and ``max_response_tokens`` do not fit into the model's context.
+    """
+    check_context(model, prompt_ids, settings.max_response_tokens)
+    B, R = len(prompt_ids), settings.max_response_tokens
+    device = model.wte.weight.device
+    ids = torch.full((B, R), tokenizer.pad_id, dtype=torch.long, device=device)
+    lengths = torch.zeros(B, dtype=torch.long, device=device)
+    finished = torch.zeros(B, dtype=torch.bool, device=device)
+    logprobs = torch.zeros(B, R, device=device)
+    # Rows of similar prompt length share a batch; results do not depend on it.
+    order = sorted(range(B), key=lambda row: len(prompt_ids[row]))
+    for start in range(0, B, settings.batch_rows):
+        rows = order[start : start + settings.batch_rows]
+        batch = [prompt_ids[row] for row in rows]
+        uniforms = row_uniforms([seeds[row] for row in rows], R).to(device)
+        index = torch.tensor(rows, device=device)
+        for step, active, tokens, chosen in _decode(model, batch, uniforms, settings, tokenizer):
+            target = index[active]
+            ids[target, step] = tokens
+            logprobs[target, step] = chosen
+            lengths[target] = step + 1
+            finished[target] = tokens == tokenizer.eos_id
+        if on_batch is not None:
+            on_batch(min(start + settings.batch_rows, B))
+    return Generation(ids, lengths, finished, logprobs)
+
+
+def _decode(
+    model: GPT,
+    prompt_ids: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    settings: SamplingSettings,
+    tokenizer: Tokenizer,
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yields (step, rows still active, their new tokens, the tokens' log-probs) until all ended."""
+    device = uniforms.device
+    prompt_lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
+    Q = int(prompt_lengths.max())
+    prompts = torch.full((len(prompt_ids), Q), tokenizer.pad_id, dtype=torch.long)
+    for row, ids in enumerate(prompt_ids):
+        prompts[row, : len(ids)] = torch.tensor(ids)
+    cache = KVCache(
+        model.config, len(prompt_ids), Q + settings.max_response_tokens, model.wte.weight
+    )
+    hidden = model.hidden_states(prompts.to(device), cache)
+    cache.lengths = prompt_lengths
+    active = torch.arange(len(prompt_ids), device=device)
+    last = hidden[active, prompt_lengths - 1]  # (B, C)
+    running = torch.ones_like(active, dtype=torch.bool)
+    for step in range(settings.max_response_tokens):
+        logits = model.logits(last)
+        logits = policy_logits(logits, settings.temperature, tokenizer.never_sampled_ids)
+        logprobs = logits.log_softmax(-1)  # (B, V)
+        tokens = draw(nucleus(logprobs.exp(), settings.top_p), uniforms[active, step])
+        chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+        yield step, active[running], tokens[running], chosen[running]
+        running = running & (tokens != tokenizer.eos_id)
+        if step % COMPACT_EVERY_STEPS == COMPACT_EVERY_STEPS - 1:
+            # Asking whether rows have ended costs a synchronization on a GPU: not every step.
+            if not bool(running.any()):
+                return
+            kept = running.nonzero().squeeze(-1)
+            cache.keep(kept)
+            active, tokens, running = active[kept], tokens[kept], running[kept]
+        if step + 1 < settings.max_response_tokens:
+            last = model.hidden_states(tokens[:, None], cache)[:, 0]
+
+
+def check_context(model: GPT, prompt_ids: Sequence[Sequence[int]], response_tokens: int) -> None:
+    """Raises UserError unless every prompt leaves room for a whole response."""
+    longest = max(map(len, prompt_ids), default=0)
+    if longest + response_tokens > model.config.context_tokens:
+        raise UserError(
+            "prompt",
+            f"of {longest} tokens and a response of up to {response_tokens} exceed the model's "
+            f"context of {model.config.context_tokens}.",
+            "shorten the prompt or lower the response length.",
+        )
+
+
+def response_texts(generation: Generation, tokenizer: Tokenizer) -> list[str]:
+    """The text of each row, special tokens left out."""
+    return [
+        tokenizer.decode(row[:length])
+        for row, length in zip(generation.ids.tolist(), generation.lengths.tolist(), strict=True)
+    ]
+
+
+@torch.inference_mode()
+def stream(
+    model: GPT,
+    prompt_ids: Sequence[int],
+    seed: int,
+    settings: SamplingSettings,
+    tokenizer: Tokenizer,
+) -> Iterator[str]:
+    """The response of one prompt in pieces of text, as they are sampled.
+
+    A piece is held back while it ends in the middle of a character.
+    """
+    check_context(model, [prompt_ids], settings.max_response_tokens)
+    uniforms = row_uniforms([seed], settings.max_response_tokens).to(model.wte.weight.device)
+    ids: list[int] = []
+    written = ""
+    for _, _, tokens, _ in _decode(model, [prompt_ids], uniforms, settings, tokenizer):
+        ids += tokens.tolist()
+        text = tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):
+            yield text[len(written) :]
+            written = text

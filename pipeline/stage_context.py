@@ -1,0 +1,327 @@
+"""``open_stage``: the frame of every stage script.
+
+It checks the world size, the inputs and the external files before any work, seeds the random
+number generators, logs metrics, and publishes the output folder when the stage ends without an
+exception. Torch and Accelerate are imported only by those stages that ask for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+from pydantic import JsonValue
+
+from pipeline import chain
+from pipeline.artifacts import (
+    Identity,
+    WorkRecord,
+    file_sha256,
+    publish,
+    read_manifest,
+    run_lock,
+    temporary_folder,
+    verify,
+)
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import accelerate
+    import torch
+
+METRICS_FILE = "metrics.jsonl"
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "datasets", "numpy")
+
+
+class StageContext:
+    """What a running stage may use: its section, inputs, output folder, device and log."""
+
+    def __init__(
+        self,
+        links: chain.StageLinks,
+        config: RunConfig,
+        run_folder: Path,
+        output: Path,
+        inputs: dict[str, str],
+    ) -> None:
+        self.links = links
+        self.config = config
+        self.run_folder = run_folder
+        self.output = output
+        self.section: Any = getattr(config, links.stage)
+        self.seed = derive_seed(config.seed, links.stage)
+        self.inputs = inputs
+        self._started = time.monotonic()
+        self._metrics: IO[str] | None = None
+        self._progress: Progress | None = None
+
+    @property
+    def data_root(self) -> Path:
+        """Where the relative paths of the config start."""
+        return Path(self.config.data_root)
+
+    def input(self, folder: str) -> Path:
+        """The folder of an earlier stage, already verified: ``input("data")`` is ``…/data``."""
+        if folder not in self.links.reads:
+            raise KeyError(f"stage {self.links.stage} does not declare that it reads {folder}")
+        return self.run_folder / folder
+
+    def record_input(self, name: str, digest: str) -> None:
+        """Adds an input that is no file, such as the label store, to the manifest and the key."""
+        self.inputs[name] = digest
+
+    # --- devices --------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """CUDA when there is a GPU, else the CPU. The first use seeds torch."""
+        import torch
+
+        torch.manual_seed(self.seed)
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    @functools.cached_property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``: the configured one; for ``auto``, bf16 where it is native."""
+        if self.config.precision != "auto":
+            return self.config.precision
+        return "bf16" if has_native_bf16(self.device) else "fp32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A new context manager for forward passes in the run's precision."""
+        import torch
+
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @functools.cached_property
+    def accelerator(self) -> accelerate.Accelerator:
+        """An Accelerator on ``device``; its schedulers step once per optimizer step."""
+        import accelerate
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier stage's precision
+        made = accelerate.Accelerator(
+            cpu=self.device.type == "cpu",
+            mixed_precision="bf16" if self.precision == "bf16" else "no",
+            step_scheduler_with_optimizer=False,
+        )
+        _check_world_size(self.links.stage, self.config, made.num_processes)
+        return made
+
+    # --- what the user sees ---------------------------------------------------------------------
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Adds ``{"step", "seconds", **metrics}`` to ``metrics.jsonl`` and shows it.
+
+        ``seconds`` count from the stage's start; a metric that is not finite is written as null.
+        """
+        if self._metrics is None:
+            self._metrics = (self.output / METRICS_FILE).open("a", encoding="utf-8")
+        values = {name: float(value) for name, value in metrics.items()}
+        row: dict[str, Any] = {"step": step, "seconds": round(self.elapsed_seconds, 3)}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        if self._progress is not None:
+            self._progress.show(**values)
+
+    def progress(self, total: int, label: str) -> Progress:
+        """A bar of ``total`` steps (lines when not on a terminal); ``log`` shows metrics in it."""
+        self._progress = Progress(total, f"{self.links.stage}: {label}")
+        return self._progress
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since the stage was opened."""
+        return time.monotonic() - self._started
+
+    def close(self) -> None:
+        """Closes the metrics file."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+
+@contextmanager
+def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[StageContext]:
+    """The frame of a stage: a clean exit publishes, an exception or SIGTERM leaves nothing behind.
+
+    Raises:
+        UserError: the number of processes is not the configured one; an input folder is missing
+            or corrupt; an external file is missing; another process works in the run folder.
+    """
+    links = chain.links_of(name)
+    section = chain.section_values(name, config)
+    version = chain.stage_version(name)
+    _check_world_size(name, config, int(os.environ.get("WORLD_SIZE", "1")))
+    started = datetime.now(UTC)
+    with run_lock(run_folder), _sigterm_exits():
+        inputs = _checked_inputs(links, config, run_folder)
+        final = run_folder / links.folder
+        temporary = temporary_folder(final)
+        stage = StageContext(links, config, run_folder, temporary, inputs)
+        seed_generators(stage.seed)
+        try:
+            yield stage
+            stage.close()
+            identity = Identity(name, section, config.seed, stage.inputs, version)
+            publish(temporary, final, identity, _work_record(stage, started))
+        finally:
+            stage.close()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """A seed below 2**31 for one purpose, such as a stage, drawn from the run's seed."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:4]) & 0x7FFF_FFFF
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds Python's generator, and NumPy's and torch's where they are loaded."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 run in hardware on this device."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def names_hub(config: RunConfig) -> bool:
+    """Whether the config itself asks for something from the Hugging Face hub."""
+    base, instructions = config.import_base, config.data.instructions
+    return bool((base and base.hub_id) or (instructions and instructions.dataset))
+
+
+# --- parts of open_stage ------------------------------------------------------------------------
+
+
+def _check_world_size(stage: str, config: RunConfig, world_size: int) -> None:
+    asked = config.processes
+    if world_size != asked:
+        raise UserError(
+            "processes",
+            f"the config asks for {asked}, got {world_size} (accelerate launch --cpu starts one "
+            "process whatever --num_processes says).",
+            f"set processes={world_size}, or start it with torchrun --nproc_per_node {asked} "
+            f"-m stages.{stage} ….",
+        )
+    if asked > 1:
+        raise UserError("processes", f"stages run in one process, got {asked}.", "set processes=1.")
+
+
+def _checked_inputs(links: chain.StageLinks, config: RunConfig, run_folder: Path) -> dict[str, str]:
+    """The hash of each input, after every byte of it was checked."""
+    inputs: dict[str, str] = {}
+    for folder in links.reads:
+        path = run_folder / folder
+        maker = chain.maker_of(folder, config)
+        if not path.exists():
+            problem = f"is missing, and {links.stage} reads it."
+            raise UserError(path, problem, f"run the stage {maker} first, or use align run.")
+        problem = verify(path)
+        manifest = read_manifest(path)
+        if problem is not None or manifest is None:
+            raise corrupt_folder(path, problem or "manifest.json is damaged", maker)
+        inputs[folder] = manifest.content
+    missing = chain.missing_file(links.stage, config)
+    if missing is not None:
+        name, file = missing
+        raise UserError(file, f"is missing ({name}).", "check the path and data_root.")
+    for name, file in chain.external_files(links.stage, config).items():
+        inputs[name] = file_sha256(file)
+    return inputs
+
+
+def corrupt_folder(folder: Path, problem: str, maker: str) -> UserError:
+    """The error for a published folder that does not verify."""
+    return UserError(
+        folder,
+        f"is corrupt: {problem}.",
+        f"rebuild it with align run CONFIG --from {maker}, or delete the folder.",
+    )
+
+
+def _work_record(stage: StageContext, started: datetime) -> WorkRecord:
+    environment: dict[str, JsonValue] = {
+        "python": platform.python_version(),
+        "packages": {name: _package_version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "processes": stage.config.processes,
+    }
+    if "device" in vars(stage):
+        environment |= {"device": stage.device.type, "precision": stage.precision}
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in kibibytes on Linux
+    return WorkRecord(
+        environment=environment,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(stage.elapsed_seconds, 3),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+    )
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+@contextmanager
+def _sigterm_exits() -> Generator[None]:
+    """Turns SIGTERM into SystemExit, so that the temporary folder is removed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

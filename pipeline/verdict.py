@@ -1,0 +1,175 @@
+"""Which checkpoint to ship, said only as far as the intervals allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to "which checkpoint to ship".
+
+    Attributes:
+        name: the checkpoint that beats every other one, or None if no interval says so.
+        headline: one sentence.
+        evidence: the numbers behind it.
+        warnings: what got worse, or what these numbers cannot show.
+    """
+
+    name: str | None
+    headline: str
+    evidence: list[str]
+    warnings: list[str]
+
+
+def decide(report: Mapping[str, Any]) -> Verdict:
+    """A checkpoint wins if its win rate's interval against every other one lies above one half."""
+    ranked = [row["name"] for row in report["ranking"]]
+    best = ranked[0]
+    if len(ranked) == 1:
+        return Verdict(None, f"Only {best} was compared: there is nothing to choose from.", [], [])
+    open_against = [
+        other for other in ranked[1:] if not _above(_pair(report, best, other)["ci95"], 0.5)
+    ]
+    evidence = [_rating_sentence(report, best)] + [
+        _pair_sentence(_pair(report, best, other)) for other in ranked[1:]
+    ]
+    if open_against:
+        names = " and ".join(open_against)
+        headline = (
+            f"No clear winner: {best} ranks first, but is not shown to be better than {names}."
+        )
+        return Verdict(None, headline, evidence, _warnings(report, best, open_against[0]))
+    headline = f"Ship {best}: it beats every other checkpoint compared here."
+    return Verdict(best, headline, evidence, _warnings(report, best, ranked[1]))
+
+
+def worse_answers(report: Mapping[str, Any], a: str, b: str) -> list[tuple[str, dict[str, Any]]]:
+    """The questions that a's responses raise more often than b's, by the paired interval."""
+    differences = _pair(report, a, b)["answer_differences"]
+    return [(name, leaf) for name, leaf in differences.items() if _above(leaf["ci95"], 0.0)]
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as a percentage, without its sign."""
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def interval(ends: list[float] | None, scale: float = 1.0, digits: int = 2) -> str:
+    """``[lower, upper]``, or a note that n is too small for one."""
+    if ends is None:
+        return "[no interval]"
+    lower, upper = (f"{scale * end:.{digits}f}" for end in ends)
+    return f"[{lower}, {upper}]"
+
+
+def number(leaf: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """``mean [lower, upper]`` of a leaf."""
+    if leaf is None or leaf["mean"] is None:
+        return "–"
+    return f"{leaf['mean']:.{digits}f} {interval(leaf['ci95'], digits=digits)}"
+
+
+def _pair(report: Mapping[str, Any], a: str, b: str) -> dict[str, Any]:
+    """The comparison of a with b, seen from a whichever way the report holds it."""
+    for pair in report["pairs"]:
+        if (pair["a"], pair["b"]) == (a, b):
+            return pair
+        if (pair["a"], pair["b"]) == (b, a):
+            return _turned(pair)
+    raise ValueError(f"the report does not compare {a} with {b}")
+
+
+def _turned(pair: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **pair,
+        "a": pair["b"],
+        "b": pair["a"],
+        "wins": pair["losses"],
+        "losses": pair["wins"],
+        "win_rate": _minus(1, pair["win_rate"]),
+        "ci95": _reflect(pair["ci95"], 1),
+        "length_controlled_win_rate": _minus(1, pair["length_controlled_win_rate"]),
+        "length_controlled_ci95": _reflect(pair["length_controlled_ci95"], 1),
+        "score_difference": _negated(pair["score_difference"]),
+        "answer_differences": {
+            question: _negated(leaf) for question, leaf in pair["answer_differences"].items()
+        },
+    }
+
+
+def _negated(leaf: Mapping[str, Any]) -> dict[str, Any]:
+    return {"mean": _minus(0, leaf["mean"]), "ci95": _reflect(leaf["ci95"], 0), "n": leaf["n"]}
+
+
+def _minus(total: float, value: float | None) -> float | None:
+    return None if value is None else total - value
+
+
+def _reflect(ends: list[float] | None, total: float) -> list[float] | None:
+    return None if ends is None else [total - ends[1], total - ends[0]]
+
+
+def _above(ends: list[float] | None, threshold: float) -> bool:
+    return ends is not None and ends[0] > threshold
+
+
+def _rating_sentence(report: Mapping[str, Any], name: str) -> str:
+    checkpoint = report["checkpoints"][name]
+    if checkpoint["rating"] is None:
+        leaf = checkpoint["reward"]
+        return f"{name} has a mean reward of {number(leaf)} over {leaf['n']} prompts."
+    leaf = checkpoint["rating"]
+    return f"{name} is rated {number(leaf)} of 7 on {leaf['n']} held-out prompts."
+
+
+def _pair_sentence(pair: Mapping[str, Any]) -> str:
+    sentence = (
+        f"It beats {pair['b']} on {percent(pair['win_rate'])} % "
+        f"{interval(pair['ci95'], 100, 0)} of {pair['n']} prompts, ties counted half"
+    )
+    controlled = pair["length_controlled_win_rate"]
+    return (
+        f"{sentence}; at equal length {percent(controlled)} % "
+        f"{interval(pair['length_controlled_ci95'], 100, 0)}."
+    )
+
+
+def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
+    pair, checkpoint = _pair(report, best, other), report["checkpoints"][best]
+    warnings: list[str] = []
+    for question, leaf in worse_answers(report, best, other):
+        a, b = (report["checkpoints"][name]["answers"][question]["mean"] for name in (best, other))
+        warnings.append(
+            f"“{question}” is more frequent than in {other}: {percent(a, 1)} % against "
+            f"{percent(b, 1)} %, a difference of {percent(leaf['mean'], 1)} points "
+            f"{interval(leaf['ci95'], 100, 1)} (n = {leaf['n']})."
+        )
+    if _above(pair["ci95"], 0.5) and not _above(pair["length_controlled_ci95"], 0.5):
+        warnings.append(
+            f"At equal response length the advantage over {other} is not shown: it may be length."
+        )
+    distinct, before = (report["checkpoints"][name]["distinct_answers"] for name in (best, other))
+    if _below(distinct, 0.9 * (before["mean"] or 0)):
+        warnings.append(
+            f"Its responses repeat each other: {number(distinct)} of them are distinct, "
+            f"against {number(before)} for {other} (n = {distinct['n']})."
+        )
+    if (checkpoint["empty"]["mean"] or 0) >= 0.01:
+        leaf = checkpoint["empty"]
+        warnings.append(
+            f"{percent(leaf['mean'], 1)} % {interval(leaf['ci95'], 100, 1)} of its responses "
+            f"are empty (n = {leaf['n']})."
+        )
+    if checkpoint["rating"] is None:
+        warnings.append(
+            "Only the reward model judged, and PPO was trained to please it: have people rate "
+            "these responses before shipping."
+        )
+    return warnings
+
+
+def _below(leaf: Mapping[str, Any], threshold: float) -> bool:
+    return leaf["ci95"] is not None and leaf["ci95"][1] < threshold

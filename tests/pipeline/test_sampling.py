@@ -1,0 +1,133 @@
+"""The sampler: its distribution, its log-probabilities, and what a row depends on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+
+from pipeline.errors import UserError
+from pipeline.model import GPT, GPTConfig
+from pipeline.sampling import (
+    SamplingSettings,
+    draw,
+    generate,
+    nucleus,
+    policy_logits,
+    response_texts,
+    row_uniforms,
+    stream,
+)
+from pipeline.tokenizer import train_tokenizer
+
+TOKENIZER = train_tokenizer(["the fox and the owl walk home by the river"] * 3, 280)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(TOKENIZER.vocab_size, 48, 2, 2, 16))
+    for parameter in gpt.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    with torch.no_grad():
+        gpt.wte.weight[TOKENIZER.eos_id] += 0.5  # rows end at different lengths
+    return gpt
+
+
+PROMPTS = [TOKENIZER.encode_prompt(text) for text in ("the fox", "a", "the owl and the river")] * 7
+SEEDS = list(range(21))
+
+
+def test_logprobs_are_those_of_a_plain_forward_pass(model):
+    settings = SamplingSettings(16, temperature=0.7)
+    generation = generate(model, PROMPTS, SEEDS, settings, TOKENIZER)
+    assert generation.finished.any()
+    assert not generation.finished.all()
+    for row, prompt in enumerate(PROMPTS):
+        length = int(generation.lengths[row])
+        response = generation.ids[row, :length]
+        with torch.no_grad():
+            logits = model(torch.cat([torch.tensor(prompt), response])[None])[0].float() / 0.7
+        logits[:, list(TOKENIZER.never_sampled_ids)] = -torch.inf
+        expected = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, response[:, None])
+        torch.testing.assert_close(
+            generation.logprobs[row, :length], expected[:, 0], atol=1e-5, rtol=1e-5
+        )
+        assert (generation.ids[row, length:] == TOKENIZER.pad_id).all()
+        assert generation.finished[row] == (response[-1] == TOKENIZER.eos_id)
+        assert (response[:-1] != TOKENIZER.eos_id).all()
+        assert length == 16 or generation.finished[row]
+
+
+def test_a_row_depends_on_its_prompt_and_seed_alone(model):
+    settings = SamplingSettings(16)
+    together = generate(model, PROMPTS, SEEDS, settings, TOKENIZER)
+    for batch_rows in (1, 4):
+        few = generate(
+            model, PROMPTS, SEEDS, SamplingSettings(16, batch_rows=batch_rows), TOKENIZER
+        )
+        assert torch.equal(few.ids, together.ids)
+    backwards = generate(model, PROMPTS[::-1], SEEDS[::-1], settings, TOKENIZER)
+    assert torch.equal(backwards.ids.flip(0), together.ids)
+    same_prompt = generate(model, [PROMPTS[0]] * 2, [1, 2], settings, TOKENIZER)
+    assert not torch.equal(same_prompt.ids[0], same_prompt.ids[1])
+
+
+def test_first_tokens_follow_the_softmax(model):
+    draws, temperature = 20_000, 1.3
+    prompt = PROMPTS[0]
+    settings = SamplingSettings(1, temperature, batch_rows=draws)
+    generation = generate(model, [prompt] * draws, range(draws), settings, TOKENIZER)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt]))[0, -1].double() / temperature
+    logits[list(TOKENIZER.never_sampled_ids)] = -torch.inf
+    expected = logits.softmax(-1) * draws
+    counts = torch.bincount(generation.ids[:, 0], minlength=len(expected)).double()
+    rare = (expected > 0) & (expected < 5)
+    common = expected >= 5
+    observed = [*counts[common].tolist(), counts[rare].sum().item()]
+    wanted = [*expected[common].tolist(), expected[rare].sum().item()]
+    possible = [index for index, value in enumerate(wanted) if value > 0]
+    test = stats.chisquare([observed[i] for i in possible], [wanted[i] for i in possible])
+    assert test.pvalue > 1e-4
+    assert counts[list(TOKENIZER.never_sampled_ids)].sum() == 0
+
+
+def test_draw_inverts_the_distribution_by_hand():
+    probabilities = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).repeat(6, 1)
+    uniforms = torch.tensor([0.0, 0.49, 0.5, 0.79, 0.81, 0.999999])
+    assert draw(probabilities, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_nucleus_by_hand():
+    probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
+    kept = nucleus(probabilities, 0.7)
+    torch.testing.assert_close(kept, torch.tensor([[0.0, 0.5, 0.0, 0.25]]))
+    assert torch.equal(nucleus(probabilities, 1.0), probabilities)
+    assert (nucleus(probabilities, 0.01) > 0).sum() == 1
+
+
+def test_policy_logits_are_fp32_tempered_and_masked():
+    logits = torch.tensor([2.0, 4.0, 6.0], dtype=torch.bfloat16)
+    result = policy_logits(logits, 2.0, [1])
+    assert result.dtype == torch.float32
+    assert result.tolist() == [1.0, float("-inf"), 3.0]
+
+
+def test_uniforms_belong_to_the_seed():
+    assert torch.equal(row_uniforms([3, 4], 5)[1], row_uniforms([4], 5)[0])
+    assert torch.equal(row_uniforms([4], 9)[0, :5], row_uniforms([4], 5)[0])
+
+
+def test_stream_spells_the_generated_text(model):
+    settings = SamplingSettings(16)
+    whole = response_texts(generate(model, PROMPTS[:8], SEEDS[:8], settings, TOKENIZER), TOKENIZER)
+    for prompt, seed, text in zip(PROMPTS, SEEDS, whole, strict=False):
+        pieces = "".join(stream(model, prompt, seed, settings, TOKENIZER))
+        assert text.startswith(pieces)
+        assert text[len(pieces) :].strip("\ufffd") == ""
+
+
+def test_too_long_is_one_line(model):
+    with pytest.raises(UserError, match="context of 48"):
+        generate(model, PROMPTS, SEEDS, SamplingSettings(45), TOKENIZER)
