@@ -7,24 +7,19 @@ is killed at any point leaves the old folder or the new one. No torch here.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from pipeline.errors import UserError
-
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 # Files with times in them: guarded against corruption, but no input of a later stage, so that a
 # rerun which gives the same weights leaves the later stages fresh.
 VOLATILE = frozenset({"metrics.jsonl"})
@@ -283,68 +278,6 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# --- one run at a time --------------------------------------------------------------------------
-
-_held: dict[Path, int] = {}  # resolved run folders locked by this process, with their depth
-
-
-@contextmanager
-def run_lock(run_folder: Path) -> Generator[None]:
-    """Holds a run folder for this process (nested use is fine) and tidies up after killed runs.
-
-    A folder that was made only for the lock is removed again.
-
-    Raises:
-        UserError: another process works in this folder, or it cannot be written.
-    """
-    folder = run_folder.resolve()
-    if folder in _held:
-        _held[folder] += 1
-        try:
-            yield
-        finally:
-            _held[folder] -= 1
-        return
-    file = _acquire(run_folder)
-    _held[folder] = 1
-    try:
-        recover(run_folder)
-        yield
-    finally:
-        del _held[folder]
-        if run_folder.is_dir() and os.listdir(run_folder) == [LOCK]:
-            (run_folder / LOCK).unlink()
-            run_folder.rmdir()
-        file.close()
-
-
-def _acquire(run_folder: Path) -> IO[str]:
-    while True:
-        try:
-            run_folder.mkdir(parents=True, exist_ok=True)
-            file = (run_folder / LOCK).open("a")
-        except FileNotFoundError:  # removed between the two lines by a run that ended
-            continue
-        except OSError as error:
-            problem = f"cannot be written ({error.strerror})."
-            raise UserError(run_folder, problem, "choose a folder you may write to.") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise UserError(
-                run_folder,
-                "another process is working in this run folder.",
-                "wait until it has ended, or use another folder with name=….",
-            ) from None
-        try:
-            if os.stat(run_folder / LOCK).st_ino == os.fstat(file.fileno()).st_ino:
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()  # the run that held the lock removed its file: take the new one
 
 
 def recover(run_folder: Path) -> None:

@@ -130,18 +130,19 @@ def _validate(
 
 def _user_error(error: ErrorDetails, where: str) -> UserError:
     location, kind = error["loc"], error["type"]
-    path = ".".join(str(part) for part in location) or "config"
-    got = _brief(error["input"])
     if kind == "extra_forbidden":
         return _unknown_key(location, where)
+    path = ".".join(str(part) for part in location)
+    place = f"{where}: {path}" if path else where
     if kind == "missing":
-        return UserError(f"{where}: {path}", "is required.", f"add {path}.")
+        return UserError(place, "is required.", f"add {path}.")
+    fix = f"change {path or 'the config'}."
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "value_error":
-        return UserError(f"{where}: {path}", f"{message}.", f"change {path}.")
+        return UserError(place, f"{message}.", fix)
     if kind == "model_type":
         message = "should hold keys and values"
-    return UserError(f"{where}: {path}", f"{message}, got {got}.", f"change {path}.")
+    return UserError(place, f"{message}, got {_brief(error['input'])}.", fix)
 
 
 def _unknown_key(location: Location, where: str) -> UserError:

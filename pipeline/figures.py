@@ -16,13 +16,14 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 SERIES = ("#010a01", "#010b01", "#010c01", "#010d01", "#010e01", "#010f01")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     color: f"--series-{index}" for index, color in enumerate(SERIES)
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.family": "sans-serif",
@@ -130,6 +131,7 @@ def curve_figure(
             ax.set_title(_plain(label), loc="left", fontsize=10.5, color=INK)
             ax.grid(axis="y")
             ax.margins(x=0.02)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[-1, 0].set_xlabel(xlabel)
         return _svg(figure, name, title)
 
@@ -173,7 +175,7 @@ def _svg(figure: Figure, name: str, title: str, top: float = 1.0) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\b(id=")|(url\(#|href="#)', lambda m: f"{m[0]}{name}-", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     opening = f'<svg role="img" aria-label="{title}" viewBox='

@@ -7,15 +7,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
-
-from rouge_score.rouge_scorer import RougeScorer
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import UserError
 from pipeline.records import Prompt
 from pipeline.tinyworld import constants
 from pipeline.tinyworld.rubric import QUESTIONS, Rubric, Verdict, round_to_rating
 from pipeline.tinyworld.world import World
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 class Judge(Protocol):
@@ -51,6 +52,8 @@ class OverlapJudge:
 
     @cached_property
     def _scorer(self) -> RougeScorer:
+        from rouge_score.rouge_scorer import RougeScorer  # it takes a second to import
+
         return RougeScorer(["rougeL"], use_stemmer=True)
 
     def judge(self, prompt: Prompt, response: str, finished: bool) -> Verdict:

@@ -35,7 +35,7 @@ class Progress:
     def __enter__(self) -> Self:
         self._started = self._last_line = time.monotonic()
         if self._stream.isatty():
-            self._bar = _make_bar()
+            self._bar = _make_bar(self._stream)
             self._bar.start()
             self._bar.add_task(self.label, total=self.total, status="")
         return self
@@ -91,7 +91,8 @@ class Progress:
         self._stream.flush()
 
 
-def _make_bar() -> rich.progress.Progress:
+def _make_bar(stream: TextIO) -> rich.progress.Progress:
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -106,4 +107,5 @@ def _make_bar() -> rich.progress.Progress:
         MofNCompleteColumn(),
         TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(),
+        console=Console(file=stream),
     )

@@ -79,9 +79,12 @@ def log_losses(margins: NDArray[np.float64]) -> NDArray[np.float64]:
 def evaluate_pairs(pairs: ScoredPairs) -> dict[str, object]:
     """Accuracy, log-loss (mean over pairs, in nats) and accuracy by rating gap, as JSON values."""
     prompts = pairs.prompts.tolist()
+    by_prompt = mean_interval(_credits(pairs.margins), prompts)
+    if by_prompt["ci95"] is not None:  # Student's t knows nothing of the ends of a share
+        by_prompt["ci95"] = [min(max(end, 0.0), 1.0) for end in by_prompt["ci95"]]
     return {
         "accuracy": accuracy(pairs.margins),
-        "accuracy_by_prompt": mean_interval(_credits(pairs.margins), prompts),
+        "accuracy_by_prompt": by_prompt,
         "log_loss": mean_interval(log_losses(pairs.margins), prompts),
         "accuracy_by_rating_gap": {
             str(gap): accuracy(pairs.margins[pairs.rating_gaps == gap])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,10 +21,11 @@ from typing import Any, TypedDict
 import datasets
 import torch
 import transformers
-import trl
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from pipeline.config import SftSection
 from pipeline.errors import UserError
@@ -65,8 +67,8 @@ def encode_demonstrations(
         first = too_long[0]
         raise UserError(
             f"{source}: demonstration {first + 1}",
-            f"takes {len(rows[first]['input_ids'])} tokens with its prompt, but the model's context "
-            f"is {context_tokens} ({len(too_long)} of {len(rows)} demonstrations are too long).",
+            f"takes {len(rows[first]['input_ids'])} tokens with its prompt, more than the model's "
+            f"context of {context_tokens} ({len(too_long)} of {len(rows)} are too long).",
             "shorten or remove them, or use a base with a longer context.",
         )
     return rows
@@ -150,44 +152,53 @@ def step_count(rows: int, section: SftSection) -> int:
     return math.ceil(rows / section.batch_rows) * section.epochs
 
 
+def trainer_arguments(
+    section: SftSection, steps: int, *, seed: int, bf16: bool, output_folder: str
+) -> SFTConfig:
+    """TRL's settings for ``steps`` optimizer steps in one process on one device."""
+    gpu = torch.cuda.is_available()
+    with warnings.catch_warnings():
+        # The newest releases of transformers renamed gradient_checkpointing; TRL still sets it.
+        warnings.simplefilter("ignore", FutureWarning)
+        arguments = SFTConfig(
+            output_dir=output_folder,
+            num_train_epochs=section.epochs,
+            per_device_train_batch_size=section.batch_rows,
+            per_device_eval_batch_size=section.batch_rows,
+            learning_rate=section.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(section.warmup_fraction * steps),
+            weight_decay=section.weight_decay,
+            seed=seed,
+            bf16=bf16,
+            use_cpu=not gpu,
+            dataloader_pin_memory=gpu,
+            gradient_checkpointing=False,  # TRL's default trades time for memory
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            eval_strategy="epoch",
+            save_strategy="no",
+            logging_strategy="steps",
+            logging_steps=max(1, steps // LOGGED_POINTS),
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else one process would spread over all GPUs, which TRL refuses
+    return arguments
+
+
 def make_trainer(
     base_folder: Path,
     training: Sequence[SftRow],
     validation: Sequence[SftRow],
     tokenizer: Tokenizer,
-    section: SftSection,
-    *,
-    seed: int,
-    bf16: bool,
-    output_folder: str,
-) -> trl.SFTTrainer:
-    """The trainer, ready to go; it writes nothing, prints nothing and contacts nobody."""
+    arguments: SFTConfig,
+) -> SFTTrainer:
+    """The trainer of a base, ready to go; it prints nothing and contacts nobody."""
     transformers.logging.set_verbosity_error()
-    steps = step_count(len(training), section)
-    arguments = trl.SFTConfig(
-        output_dir=output_folder,
-        num_train_epochs=section.epochs,
-        per_device_train_batch_size=section.batch_rows,
-        per_device_eval_batch_size=section.batch_rows,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(section.warmup_fraction * steps),
-        weight_decay=section.weight_decay,
-        seed=seed,
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,  # TRL turns this on, even for models that need no saving
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        eval_strategy="epoch",
-        save_strategy="no",
-        logging_strategy="steps",
-        logging_steps=max(1, steps // LOGGED_POINTS),
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    transformers.logging.disable_progress_bar()
 
     def collate_and_check(rows: Sequence[SftRow]) -> dict[str, Tensor]:
         batch = collate(rows, tokenizer.pad_id)
@@ -197,7 +208,7 @@ def make_trainer(
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base_folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
     )
-    trainer = trl.SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=arguments,
         data_collator=collate_and_check,
@@ -233,17 +244,10 @@ def fine_tune(
     Raises:
         UserError: training diverged.
     """
+    steps = step_count(len(training), section)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = make_trainer(
-            base_folder,
-            training,
-            validation,
-            tokenizer,
-            section,
-            seed=seed,
-            bf16=bf16,
-            output_folder=scratch,
-        )
+        arguments = trainer_arguments(section, steps, seed=seed, bf16=bf16, output_folder=scratch)
+        trainer = make_trainer(base_folder, training, validation, tokenizer, arguments)
         trainer.add_callback(_Reporter(on_metrics, on_step))
         trainer.evaluate()
         trainer.train()

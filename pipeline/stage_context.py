@@ -38,19 +38,20 @@ from pipeline.artifacts import (
     file_sha256,
     publish,
     read_manifest,
-    run_lock,
     temporary_folder,
     verify,
 )
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.progress import Progress
+from pipeline.run_lock import run_lock
 
 if TYPE_CHECKING:
     import accelerate
     import torch
 
 METRICS_FILE = "metrics.jsonl"
+CONFIG_FILE = "config.json"
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "datasets", "numpy")
 
 
@@ -181,6 +182,8 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
     started = datetime.now(UTC)
     with run_lock(run_folder), _sigterm_exits():
         inputs = _checked_inputs(links, config, run_folder)
+        if links.reads:  # a first stage leaves no trace unless it succeeds
+            save_config(config, run_folder)
         final = run_folder / links.folder
         temporary = temporary_folder(final)
         stage = StageContext(links, config, run_folder, temporary, inputs)
@@ -190,9 +193,23 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
             stage.close()
             identity = Identity(name, section, config.seed, stage.inputs, version)
             publish(temporary, final, identity, _work_record(stage, started))
+            save_config(config, run_folder)
         finally:
             stage.close()
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_config(config: RunConfig, run_folder: Path) -> None:
+    """Keeps the last config beside the stages' folders: a run folder can be named as a config.
+
+    Readable by its owner only: a label store's URL may hold a password.
+    """
+    unfinished = run_folder / f"{CONFIG_FILE}.tmp"
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(config.model_dump_json(indent=1) + "\n")
+    unfinished.replace(run_folder / CONFIG_FILE)
 
 
 def derive_seed(seed: int, name: str) -> int:

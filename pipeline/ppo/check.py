@@ -1,0 +1,173 @@
+"""The self-check before the first update: PPO that starts wrong must not start.
+
+Each of these mistakes leaves a run that trains, logs and learns something else. At the first
+update the right answers are known, because policy, sampler and reference are still one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.model import GPT
+from pipeline.ppo.experience import Experience
+from pipeline.ppo.rollout import Rollout
+from pipeline.reward import RewardModel
+from pipeline.sampling import check_context
+from pipeline.tokenizer import Tokenizer
+
+FP32_TOLERANCE = 1e-5  # nats, relative for log-probabilities beyond 1
+BF16_MEAN_TOLERANCE = 1e-3
+SAMPLER_GAP_LIMIT = 0.1  # rounding stays far below, another temperature or top-k far above
+
+
+def check_arguments(
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[Sequence[int]],
+    response_tokens: int,
+    policy: GPT,
+    other_models: Sequence[nn.Module],
+) -> None:
+    """Raises UserError for what is wrong before anything runs.
+
+    Args:
+        tokenizer, prompt_ids, policy: the trainer's.
+        response_tokens: the most that a response may have.
+        other_models: those of the other roles; no two roles share an object.
+    """
+    check_tokens(tokenizer)
+    if not prompt_ids:
+        raise UserError("ppo", "there is no prompt to train on.", "supply at least one prompt.")
+    check_context(policy, prompt_ids, response_tokens)
+    models = [policy, *other_models]
+    if len({id(model) for model in models}) < len(models):
+        raise UserError(
+            "ppo",
+            "one model stands in two roles: training one would change the other.",
+            "pass copies, or leave ref_model and value_model out.",
+        )
+
+
+def check_before_training(
+    experience: Experience,
+    first_minibatch: Experience,
+    first_logprobs: Tensor,
+    *,
+    tokenizer: Tokenizer,
+    ref_model: nn.Module,
+    reward_model: RewardModel,
+    low_precision: bool,
+) -> None:
+    """Raises UserError unless the first update is what PPO's derivation assumes.
+
+    Args:
+        experience: the first batch of episodes.
+        first_minibatch: the rows of the first optimizer step.
+        first_logprobs: their log-probabilities, by the forward that the loss will use.
+        tokenizer, ref_model, reward_model: the trainer's.
+        low_precision: forwards run under autocast; agreement is then asked of the mean only.
+    """
+    check_tokens(tokenizer)
+    check_frozen(ref_model, "the reference model")
+    check_frozen(reward_model, "the reward model")
+    check_finite(experience)
+    check_first_ratio(first_minibatch, first_logprobs, low_precision)
+    check_reference(experience, low_precision)
+    check_sampler(experience)
+    check_score_position(experience, reward_model)
+
+
+def check_tokens(tokenizer: Tokenizer) -> None:
+    """The pad is a token of its own: with pad = end, stopping is neither rewarded nor learned."""
+    if tokenizer.pad_id == tokenizer.eos_id:
+        raise UserError(
+            "tokenizer",
+            f"pad and end token are the same id {tokenizer.eos_id}.",
+            "give the tokenizer a pad token of its own.",
+        )
+
+
+def check_frozen(model: nn.Module, name: str) -> None:
+    """No parameter of the model takes a gradient."""
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            name, "has parameters that would be trained.", "call requires_grad_(False) on it."
+        )
+
+
+def check_finite(experience: Experience) -> None:
+    """Log-probabilities and values are numbers."""
+    for name in ("logprobs", "ref_logprobs", "values"):
+        if not bool(getattr(experience, name).isfinite().all()):
+            raise UserError(
+                "ppo",
+                f"{name} of the first responses are not finite.",
+                "look for NaN in the weights, and for sampled ids that the policy excludes.",
+            )
+
+
+def check_first_ratio(minibatch: Experience, logprobs: Tensor, low_precision: bool) -> None:
+    """The ratio of new to old policy is 1 before the first step."""
+    mask = minibatch.response_mask
+    new, old = logprobs.detach()[mask], minibatch.logprobs[mask]
+    gap = (new - old).abs()
+    if low_precision:
+        agrees = bool(gap.mean() <= BF16_MEAN_TOLERANCE)
+    else:
+        agrees = torch.allclose(new, old, rtol=FP32_TOLERANCE, atol=FP32_TOLERANCE)
+    if not agrees:
+        raise UserError(
+            "ppo",
+            f"the same policy gave its responses two probabilities (log-ratio mean "
+            f"{float(gap.mean()):.2g}, max {float(gap.max()):.2g}) before the first step.",
+            "look for dropout, for padding that real tokens see, and for a temperature applied "
+            "in one place only.",
+        )
+
+
+def check_reference(experience: Experience, low_precision: bool) -> None:
+    """Policy and reference are the same model at first, so their divergence is 0."""
+    gap = (experience.logprobs - experience.ref_logprobs).abs()[experience.response_mask].mean()
+    if not bool(gap <= (BF16_MEAN_TOLERANCE if low_precision else 1e-6)):
+        raise UserError(
+            "ppo",
+            f"policy and reference differ by {float(gap):.2g} nats a token before the first step.",
+            "start the policy from the reference: both are the sft model.",
+        )
+
+
+def check_sampler(experience: Experience) -> None:
+    """The sampler drew from the distribution that is trained."""
+    gap = (experience.sampler_logprobs - experience.logprobs).abs()[experience.response_mask]
+    if not bool(gap.mean() <= SAMPLER_GAP_LIMIT):
+        raise UserError(
+            "ppo",
+            f"sampler and trainer differ by {float(gap.mean()):.2g} nats a token.",
+            "sample with the same temperature, without top-k or top-p, from the same weights.",
+        )
+
+
+@torch.no_grad()
+def check_score_position(rollout: Rollout, reward_model: RewardModel) -> None:
+    """The score is read at the last real token, and the end token changes it."""
+    rollout = rollout.select(torch.arange(min(len(rollout), 16)))
+    scores = reward_model(rollout.input_ids, rollout.lengths)
+    rows = torch.arange(len(rollout), device=scores.device)
+    by_hand = reward_model.token_scores(rollout.input_ids)[rows, rollout.lengths - 1]
+    if not torch.allclose(scores, by_hand, rtol=1e-4, atol=1e-4):
+        raise UserError(
+            "the reward model",
+            "does not read its score at the last real token of a response.",
+            "index its token scores with lengths - 1.",
+        )
+    finished = rollout.finished
+    without_end = reward_model(rollout.input_ids, rollout.lengths - 1)
+    if bool(finished.any()) and torch.equal(scores[finished], without_end[finished]):
+        raise UserError(
+            "the reward model",
+            "gives the same scores with and without the end token.",
+            "train it on responses that carry their end token, with a pad that is not it.",
+        )

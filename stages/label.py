@@ -1,0 +1,160 @@
+"""Collects the rankings of the sampled responses: from a script, the browser, or a file.
+
+    python -m stages.label configs/quickstart.yaml
+    accelerate launch -m stages.label configs/quickstart.yaml
+
+Reads samples and data; writes labels/ (``rankings.jsonl``, ``skips.jsonl``,
+``demonstrations.jsonl``), the export of the label database ``runs/<name>/labels.db``. With source
+``browser`` it stops while tasks are open: people judge them with ``align label``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from labeling_ui.store import Store, open_store
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.judges import Judge, OverlapJudge, RubricJudge, ScriptedLabeler, make_labelers
+from pipeline.records import Prompt, Ranking, SampleSet, read_rows
+from pipeline.stage_context import CONFIG_FILE, StageContext, open_stage
+from pipeline.tinyworld import QUESTIONS, build_world
+from stages.chain import STORE_FILE
+from stages.cli import stage_main
+
+VERSION = 1
+
+
+class LabelsPending(Exception):  # noqa: N818 (waiting is no error)
+    """Tasks are open that people have to judge: not an error, but the run cannot go on.
+
+    Args:
+        open_count: how many tasks are open.
+        database: where they are.
+        run_folder: the run that waits.
+    """
+
+    def __init__(self, open_count: int, database: str | Path, run_folder: Path) -> None:
+        self.open_count = open_count
+        self.database = str(database)
+        tasks = "1 task is" if open_count == 1 else f"{open_count} tasks are"
+        config = run_folder / CONFIG_FILE
+        super().__init__(
+            f"{tasks} open for labeling in the browser: align label {config}. "
+            f"Then go on with: align run {config}"
+        )
+
+
+def run(config: RunConfig, run_folder: Path) -> None:
+    """Completes the label database and publishes its export as ``labels/``.
+
+    Raises:
+        LabelsPending: source is browser and tasks are open; nothing is published.
+        UserError: the database or the file of labels is unusable, or holds no ranking.
+    """
+    section = config.label
+    database = section.database or run_folder / STORE_FILE
+    with open_stage("label", config, run_folder) as stage, closing(open_store(database)) as store:
+        path = stage.input("samples") / "samples.jsonl"
+        if section.file is not None:
+            import_file(store, stage.data_root / section.file)
+        else:
+            samples = read_rows(path, SampleSet)
+            store.add_tasks(samples, label_questions(config), section.instructions)
+            if section.source == "scripted":
+                label_by_script(store, samples, stage)
+            else:
+                store.keep_scripted([])
+        open_count = store.progress().open
+        if open_count:
+            raise LabelsPending(open_count, database, run_folder)
+        # Before the export: a label that comes in between makes labels/ stale, not lost.
+        stage.record_input("store", store.content_hash())
+        counts = store.export(stage.output)
+        if not counts["rankings.jsonl"]:
+            raise UserError(database, "holds no ranking.", "judge at least one task.")
+
+
+def label_questions(config: RunConfig) -> dict[str, str]:
+    """The yes/no questions of a run: the configured ones, else the embedded world's own."""
+    if config.label.questions or config.data.tinyworld is None:
+        return config.label.questions
+    return QUESTIONS
+
+
+def import_file(store: Store, path: Path) -> None:
+    """The rankings of a file become the store's only ones that are current."""
+    store.add_tasks([], {}, "")
+    store.keep_scripted([])
+    store.import_rankings(read_rows(path, Ranking))
+
+
+def label_by_script(store: Store, samples: Sequence[SampleSet], stage: StageContext) -> None:
+    """Scripted labelers judge every open task, in turns by the order of the tasks.
+
+    Judgments of scripted labelers of another configuration are set aside; people's are kept.
+    """
+    section = stage.config.label
+    path = stage.input("data") / "prompts.jsonl"
+    prompts = {prompt.prompt_id: prompt for prompt in read_rows(path, Prompt)}
+    by_responses = {(s.prompt_id, *(r.response_id for r in s.responses)): s for s in samples}
+    scripted = make_labelers(section.labelers, _judge(stage.config), stage.seed)
+    names = [_account_name(labeler, stage) for labeler in scripted]
+    accounts = [store.add_labeler(name, _pseudonym(name), scripted=True) for name in names]
+    store.keep_scripted(names)
+    positions = store.open_positions()
+    with stage.progress(len(positions), "tasks") as progress:
+        for position in positions:
+            turn = position % len(scripted)
+            task = store.next_task(accounts[turn].id)
+            if task is None:
+                break
+            ids = task.canonical([response.response_id for response in task.responses])
+            sample = by_responses[(task.prompt_id, *ids)]
+            judgement = scripted[turn].label(
+                _prompt_of(sample, prompts), [(r.text, r.finished) for r in sample.responses]
+            )
+            store.submit(
+                accounts[turn].id,
+                task.task_id,
+                ratings=judgement.ratings,
+                ranks=judgement.ranks,
+                answers={k: v for k, v in judgement.answers.items() if k in task.questions},
+                display_order=task.display_order,
+            )
+            progress.advance()
+
+
+def _judge(config: RunConfig) -> Judge:
+    if config.label.judge == "overlap":
+        return OverlapJudge()
+    return RubricJudge(build_world(config.seed))
+
+
+def _prompt_of(sample: SampleSet, prompts: dict[str, Prompt]) -> Prompt:
+    prompt = prompts.get(sample.prompt_id)
+    if prompt is None or prompt.prompt != sample.prompt:
+        raise UserError(
+            f"prompt {sample.prompt_id}",
+            "stands in samples but not in data/prompts.jsonl.",
+            "sample again from the current data.",
+        )
+    return prompt
+
+
+def _account_name(labeler: ScriptedLabeler, stage: StageContext) -> str:
+    """A name that changes with everything a scripted label depends on but the task."""
+    section = stage.config.label
+    settings = (section.judge, stage.config.seed, section.labelers, VERSION)
+    return f"{labeler.name} {'/'.join(str(value) for value in settings)}"
+
+
+def _pseudonym(name: str) -> str:
+    return f"{name.split()[0]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+if __name__ == "__main__":
+    stage_main("label")

@@ -1,0 +1,377 @@
+"""Invariances of the whole trainer on a tiny real GPT."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.model import GPT
+from pipeline.ppo import PPOConfig, PPOTrainer
+from pipeline.ppo.experience import Experience
+from pipeline.reward import RewardModel
+from pipeline.tokenizer import Tokenizer
+
+MakeTrainer = Callable[..., PPOTrainer]
+
+
+def digest(model: nn.Module) -> str:
+    """A hash of all weights."""
+    state = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        state.update(name.encode() + tensor.numpy().tobytes())
+    return state.hexdigest()
+
+
+def train(trainer: PPOTrainer) -> list[dict[str, float]]:
+    """The metrics of all updates."""
+    rows: list[dict[str, float]] = []
+    trainer.on_update = lambda update, metrics: rows.append(metrics)
+    trainer.train()
+    return rows
+
+
+def record_minibatches(
+    trainer: PPOTrainer, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[int, Experience]]:
+    """Filled, while training, with each optimizer step's (update, minibatch)."""
+    seen: list[tuple[int, Experience]] = []
+    step = trainer.step
+
+    def recording(minibatch: Experience, update: int) -> dict[str, Tensor]:
+        seen.append((update, minibatch))
+        return step(minibatch, update)
+
+    monkeypatch.setattr(trainer, "step", recording)
+    return seen
+
+
+# --- what stays as it is ------------------------------------------------------------------------
+
+
+def test_the_first_ratio_is_one_and_the_first_divergence_zero(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    args = config.model_copy(
+        update={"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    )
+    (metrics,) = train(make_trainer(args))
+    assert metrics["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-10)
+    assert metrics["policy/clipfrac_avg"] == 0
+    assert metrics["val/clipfrac_avg"] == 0
+    assert metrics["objective/kl"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+def test_without_learning_everything_stays(
+    make_trainer: MakeTrainer, config: PPOConfig, temperature: float
+) -> None:
+    still = {"learning_rate": 0.0, "critic_learning_rate": 0.0, "temperature": temperature}
+    trainer = make_trainer(config.model_copy(update=still))
+    before = digest(trainer.policy), digest(trainer.critic)
+    rows = train(trainer)
+    assert (digest(trainer.policy), digest(trainer.critic)) == before
+    for metrics in rows:
+        assert metrics["val/ratio"] == pytest.approx(1, abs=1e-5)
+        assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-10)
+        assert metrics["objective/kl"] == pytest.approx(0, abs=1e-6)
+        assert metrics["rollout/logp_gap"] < 1e-5
+
+
+def test_training_moves_policy_and_critic_and_nothing_else(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    before = {name: digest(model) for name, model in models_of(trainer).items()}
+    rows = train(trainer)
+    after = {name: digest(model) for name, model in models_of(trainer).items()}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"policy", "critic"}
+    assert rows[-1]["objective/kl"] != 0
+
+
+def models_of(trainer: PPOTrainer) -> dict[str, nn.Module]:
+    return {
+        "policy": trainer.policy,
+        "critic": trainer.critic,
+        "reference": trainer.ref_policy,
+        "reward model": trainer.reward_model,
+    }
+
+
+def test_no_model_is_in_training_mode(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    train(trainer)
+    assert not any(model.training for model in models_of(trainer).values())
+
+
+def test_the_critic_starts_as_a_copy_of_the_reward_model(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    assert trainer.critic is not trainer.reward_model
+    assert digest(trainer.critic) == digest(trainer.reward_model)
+    assert all(parameter.requires_grad for parameter in trainer.critic.parameters())
+
+
+# --- reproducibility ----------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(
+    make_trainer: MakeTrainer,
+) -> None:
+    digests: list[str] = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(digests))  # the global generator must play no part
+        trainer = make_trainer(seed=seed)
+        torch.manual_seed(len(digests))
+        train(trainer)
+        digests.append(digest(trainer.policy) + digest(trainer.critic))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_size_of_scoring_batches_changes_nothing(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    results = [
+        train(make_trainer(config.model_copy(update={"local_rollout_forward_batch_size": size})))[0]
+        for size in (8, 3)
+    ]
+    for name in ("objective/scores", "objective/entropy", "policy/entropy_avg", "loss/value_avg"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-5), name
+
+
+# --- optimization -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part_size", [1, 2, 4])
+def test_splitting_a_minibatch_changes_neither_losses_nor_gradients(
+    make_trainer: MakeTrainer, config: PPOConfig, part_size: int
+) -> None:
+    one_step = {"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    whole = make_trainer(config.model_copy(update=one_step))
+    parts = make_trainer(
+        config.model_copy(update={**one_step, "per_device_train_batch_size": part_size})
+    )
+    (expected,), (result,) = train(whole), train(parts)
+    assert expected["rollout/response_tokens"] not in (1, 10)  # ragged, or this proves nothing
+    for name in expected:
+        if name.startswith(("loss", "policy", "val")):
+            assert result[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+    for name in ("policy", "critic"):
+        for a, b in zip(
+            models_of(whole)[name].parameters(), models_of(parts)[name].parameters(), strict=True
+        ):
+            torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prompts", [3, 8, 13])
+def test_optimizer_steps_are_counted_exactly(
+    make_trainer: MakeTrainer,
+    config: PPOConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    prompts: int,
+) -> None:
+    args = config.model_copy(update={"per_device_train_batch_size": 2})
+    trainer = make_trainer(args, train_dataset=[f"fox {i}" for i in range(prompts)])
+    counts: Counter[str] = Counter()
+    for name in ("policy_optimizer", "critic_optimizer"):
+        count_steps(getattr(trainer, name), name, counts, monkeypatch)
+    train(trainer)
+    assert counts == {"policy_optimizer": 12, "critic_optimizer": 12}  # 3 updates x 2 x 2
+    assert trainer.steps_done == trainer.optimizer_steps == 12
+
+
+def count_steps(
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    counts: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = optimizer.step
+
+    def counting(*arguments: Any) -> Any:
+        counts[name] += 1
+        return step(*arguments)
+
+    monkeypatch.setattr(optimizer, "step", counting)
+
+
+def test_each_epoch_takes_each_episode_once(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    seen = record_minibatches(trainer, monkeypatch)
+    train(trainer)
+    assert len(seen) == 12
+    for first in range(0, 12, 2):  # two minibatches are one epoch
+        (update, one), (_, other) = seen[first : first + 2]
+        rows = Counter(rows_of(one) + rows_of(other))
+        all_of_update = [mb for u, mb in seen if u == update]
+        assert sum(rows.values()) == 8
+        assert rows == Counter(rows_of(all_of_update[0]) + rows_of(all_of_update[1]))
+
+
+def rows_of(minibatch: Experience) -> list[tuple[float, ...]]:
+    """What identifies each episode: the ids of its row, and its advantages."""
+    return [
+        (*ids[:length], *advantages[:tokens])
+        for ids, length, advantages, tokens in zip(
+            minibatch.input_ids.tolist(),
+            minibatch.lengths.tolist(),
+            minibatch.advantages.tolist(),
+            minibatch.response_lengths.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def test_advantages_are_whitened_over_the_whole_batch(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    seen = record_minibatches(trainer, monkeypatch)
+    train(trainer)
+    (_, one), (_, other) = seen[:2]
+    advantages = torch.cat([part.advantages[part.response_mask] for part in (one, other)])
+    assert float(advantages.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(advantages.var(correction=0)) == pytest.approx(1, abs=1e-4)
+
+
+def test_rewards_of_an_episode_sum_to_its_score_less_its_divergence(
+    make_trainer: MakeTrainer, config: PPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(config)
+    seen = record_minibatches(trainer, monkeypatch)
+    train(trainer)
+    update, minibatch = seen[-1]
+    assert update == 2
+    kl = (minibatch.logprobs - minibatch.ref_logprobs).sum(1)
+    assert float(kl.abs().max()) > 1e-3
+    torch.testing.assert_close(minibatch.rewards.sum(1), minibatch.scores - config.kl_coef * kl)
+    penalty = config.missing_eos_penalty
+    assert penalty is not None
+    by_hand = trainer.reward_model(minibatch.input_ids, minibatch.lengths)
+    by_hand = by_hand - penalty * (~minibatch.finished).float()
+    torch.testing.assert_close(minibatch.scores, by_hand, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "constant"])
+def test_the_learning_rate_decays_over_optimizer_steps(
+    make_trainer: MakeTrainer, config: PPOConfig, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    trainer = make_trainer(config.model_copy(update={"lr_scheduler_type": kind}))
+    rates: list[tuple[float, float]] = []
+    step = trainer.critic_optimizer.step
+
+    def recording(*arguments: Any) -> Any:
+        optimizers = (trainer.policy_optimizer, trainer.critic_optimizer)
+        rates.append(tuple(optimizer.param_groups[0]["lr"] for optimizer in optimizers))
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer.critic_optimizer, "step", recording)
+    rows = train(trainer)
+    factors = [1 - i / 12 if kind == "linear" else 1.0 for i in range(12)]
+    assert [a for a, _ in rates] == pytest.approx([1e-3 * factor for factor in factors])
+    assert [b for _, b in rates] == pytest.approx([2e-3 * factor for factor in factors])
+    assert [row["lr"] for row in rows] == pytest.approx([1e-3 * factors[i] for i in (0, 4, 8)])
+
+
+def test_the_critics_gradient_does_not_touch_the_policys_step(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    digests: list[str] = []
+    for vf_coef in (0.1, 100.0):
+        args = config.model_copy(update={"total_episodes": 8, "vf_coef": vf_coef})
+        trainer = make_trainer(args)
+        train(trainer)
+        digests.append(digest(trainer.policy))
+    assert digests[0] == digests[1]
+
+
+def test_during_value_warmup_only_the_critic_learns(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    trainer = make_trainer(config.model_copy(update={"value_warmup_updates": 2}))
+    start = digest(trainer.policy), digest(trainer.critic)
+    policies: list[str] = []
+    critics: list[str] = []
+
+    def on_update(update: int, metrics: dict[str, float]) -> None:
+        policies.append(digest(trainer.policy))
+        critics.append(digest(trainer.critic))
+
+    trainer.on_update = on_update
+    trainer.train()
+    assert policies[0] == policies[1] == start[0] != policies[2]
+    assert len({start[1], *critics}) == 4
+
+
+# --- learning -----------------------------------------------------------------------------------
+
+
+class MinusLength(RewardModel):
+    """The score of a response is minus the length of its row."""
+
+    def token_scores(self, input_ids: Tensor) -> Tensor:
+        return -torch.arange(1, input_ids.shape[1] + 1).expand(input_ids.shape).float()
+
+    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        return -lengths.float()
+
+
+def test_a_price_on_length_teaches_the_policy_to_stop(
+    make_trainer: MakeTrainer,
+    make_policy: Callable[..., GPT],
+    config: PPOConfig,
+    tokenizer: Tokenizer,
+) -> None:
+    args = config.model_copy(
+        update={
+            "learning_rate": 1e-2,
+            "kl_coef": 0.0,
+            "missing_eos_penalty": None,
+            "num_ppo_epochs": 4,
+            "num_mini_batches": 1,
+            "batch_size": 64,
+            "total_episodes": 64 * 10,
+        }
+    )
+    trainer = make_trainer(
+        args,
+        reward_model=MinusLength(make_policy()),
+        value_model=RewardModel(make_policy()),
+        train_dataset=["fox"],
+    )
+    ids = torch.tensor([tokenizer.encode_prompt("fox")])
+
+    @torch.no_grad()
+    def eos_probability() -> float:
+        return float(trainer.policy(ids)[0, -1].softmax(-1)[tokenizer.eos_id])
+
+    before = eos_probability()
+    rows = train(trainer)
+    assert eos_probability() > 4 * before
+    assert rows[-1]["rollout/response_tokens"] < 0.5 * rows[0]["rollout/response_tokens"]
+    assert rows[-1]["objective/scores"] > rows[0]["objective/scores"]
+
+
+def test_every_metric_is_a_finite_number_under_its_documented_name(
+    make_trainer: MakeTrainer,
+) -> None:
+    rows = train(make_trainer())
+    expected = {
+        *("objective/kl", "objective/entropy", "objective/non_score_reward"),
+        *("objective/rlhf_reward", "objective/scores", "policy/approxkl_avg"),
+        *("policy/clipfrac_avg", "policy/entropy_avg", "loss/policy_avg", "loss/value_avg"),
+        *("val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens"),
+        *("val/explained_var", "lr", "episode", "eps", "rollout/logp_gap"),
+        *("time/rollout", "time/score", "time/update", "rollout/eos_rate", "rollout/distinct"),
+    }
+    for metrics in rows:
+        assert expected <= metrics.keys()
+        assert all(math.isfinite(value) for value in metrics.values())
+    assert [metrics["episode"] for metrics in rows] == [8, 16, 24]

@@ -1,0 +1,87 @@
+"""The table of what each stage reads and writes, against the design's own table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import chain
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+
+SOURCE = {"path": "i.jsonl", "prompt_columns": ["p"], "response_column": "r"}
+
+
+def make_config(**changes: object) -> RunConfig:
+    return RunConfig.model_validate({"data": {"tinyworld": {}}, "pretrain": {}} | changes)
+
+
+IMPORTING = make_config(pretrain=None, import_base={"path": "gpt2"})
+
+
+def test_the_base_is_pretrained_or_imported() -> None:
+    rest = ["sft", "sample", "label", "reward", "ppo", "compare"]
+    assert [s.stage for s in chain.chain_of(make_config())] == ["data", "pretrain", *rest]
+    assert [s.stage for s in chain.chain_of(IMPORTING)] == ["data", "import_base", *rest]
+    assert chain.maker_of("base", IMPORTING) == "import_base"
+    assert chain.maker_of("base", make_config()) == "pretrain"
+    assert chain.links_of("pretrain").folder == chain.links_of("import_base").folder == "base"
+
+
+def test_a_stage_reads_only_what_an_earlier_one_writes() -> None:
+    for config in (make_config(), IMPORTING):
+        written: set[str] = set()
+        for links in chain.chain_of(config):
+            assert set(links.reads) <= written
+            written.add(links.folder)
+
+
+def test_the_key_holds_the_section_but_not_where_labels_are_stored() -> None:
+    config = make_config(label={"database": "postgresql://ann:secret@host/x", "labelers": 5})
+    values = chain.section_values("label", config)
+    assert values["labelers"] == 5
+    assert "database" not in values
+    assert chain.section_values("ppo", config) == config.ppo.model_dump(mode="json")
+
+
+def test_external_files_are_those_the_config_names(tmp_path: Path) -> None:
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").touch()
+    corpus = [{"name": "a", "path": "a.txt", "proportion": 1.0}]
+    config = make_config(
+        data={"corpus": corpus, "instructions": SOURCE},
+        pretrain=None,
+        import_base={"path": "gpt2"},
+        label={"source": "file", "file": "labels.jsonl"},
+        data_root=str(tmp_path),
+    )
+    assert chain.external_files("data", config) == {
+        "corpus/a": tmp_path / "a.txt",
+        "instructions": tmp_path / "i.jsonl",
+    }
+    assert chain.external_files("label", config) == {"file": tmp_path / "labels.jsonl"}
+    assert chain.external_files("import_base", config) == {
+        "path/config.json": tmp_path / "gpt2" / "config.json"
+    }
+    assert chain.external_files("sft", config) == {}
+    assert chain.missing_file("data", config) == ("corpus/a", tmp_path / "a.txt")
+    assert chain.missing_file("import_base", config) is None
+
+
+def test_absolute_paths_are_refused(tmp_path: Path) -> None:
+    config = make_config(
+        data={"instructions": SOURCE | {"path": str(tmp_path)}},
+        pretrain=None,
+        import_base={"hub_id": "gpt2"},
+    )
+    with pytest.raises(UserError, match=r"data\.instructions\.path: must be relative"):
+        chain.external_files("data", config)
+
+
+def test_a_version_is_read_without_running_the_script() -> None:
+    from stages import data
+
+    assert chain.stage_version("data") == data.VERSION
+    with pytest.raises(ValueError, match="no integer VERSION"):
+        chain.stage_version("cli")

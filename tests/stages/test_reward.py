@@ -1,0 +1,195 @@
+"""The stage on a tiny model: what it publishes, that it repeats itself, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from pipeline.artifacts import Identity, WorkRecord, publish, temporary_folder, verify
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.preferences import ranks_from_ratings
+from pipeline.records import RankedResponse, Ranking, read_rows, write_rows
+from pipeline.tokenizer import Tokenizer
+from stages import reward
+
+PROMPTS = 120
+WORDS = ("red", "owl", "kite", "mill", "small", "blue")
+
+
+def make_config(**section: Any) -> RunConfig:
+    values = {"learning_rate": 3e-3, "epochs": 3, "batch_prompts": 4, "validation_fraction": 0.25}
+    return RunConfig.model_validate(
+        {
+            "seed": 3,
+            "precision": "fp32",
+            "data": {"tinyworld": {}},
+            "pretrain": {},
+            "reward": values | section,
+        }
+    )
+
+
+def make_ranking(prompt: int, labeler: str, rng: random.Random, size: int = 4) -> Ranking:
+    """Planted rule: the more often a response says "plums", the better; equal counts tie."""
+    counts = [rng.randrange(4) for _ in range(size)]
+    texts = []
+    for count in counts:
+        words = ["plums"] * count + rng.choices(WORDS, k=rng.randrange(1, 5))
+        rng.shuffle(words)
+        texts.append(" ".join(words))
+    ratings = [1 + 2 * count for count in counts]
+    return Ranking(
+        submission_id=f"{prompt}-{labeler}",
+        prompt_id=f"p{prompt}",
+        prompt=f"Tell me about {prompt}",
+        labeler=labeler,
+        responses=[
+            RankedResponse(response_id=f"r{prompt}.{i}", text=text, policy="sft", finished=i > 0)
+            for i, text in enumerate(texts)
+        ],
+        ratings=ratings,
+        ranks=ranks_from_ratings(ratings),
+    )
+
+
+def make_rankings(prompts: int = PROMPTS) -> list[Ranking]:
+    """One ranking a prompt; the first prompt's is repeated by a second labeler."""
+    rng = random.Random(0)
+    rankings = [make_ranking(prompt, "ann", rng) for prompt in range(prompts)]
+    return [*rankings, rankings[0].model_copy(update={"labeler": "bob", "submission_id": "again"})]
+
+
+def make_run(run_folder: Path, model_folder: Path, rankings: list[Ranking]) -> Path:
+    """A run folder with what the stage reads: sft (the tiny model), labels and data."""
+    for name in ("sft", "labels", "data"):
+        temporary = temporary_folder(run_folder / name)
+        if name == "sft":
+            shutil.copytree(model_folder, temporary, dirs_exist_ok=True)
+        if name == "labels":
+            write_rows(temporary / "rankings.jsonl", rankings)
+        identity = Identity(name, {}, 0, {}, 1)
+        publish(temporary, run_folder / name, identity, WorkRecord({}, "", "", 0.0, 0))
+    return run_folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A run in which the stage has run. Read it only."""
+    run_folder = tmp_path_factory.mktemp("trained")
+    make_run(run_folder, tiny_model_folder, make_rankings())
+    reward.run(make_config(), run_folder)
+    return run_folder
+
+
+def test_learns_the_rule_and_reports_it(trained: Path) -> None:
+    assert verify(trained / "reward") is None
+    report = json.loads((trained / "reward" / "report.json").read_text())
+    rankings = read_rows(trained / "labels" / "rankings.jsonl", Ranking)
+    counts = report["counts"]
+    assert (counts["rankings"], counts["prompts"]) == (PROMPTS + 1, PROMPTS)
+    assert counts["pairs"] + counts["ties"] == (PROMPTS + 1) * 6
+    assert counts["pairs"] == counts["training_pairs"] + counts["validation_pairs"]
+    untied = len({r.prompt for r in rankings if len(set(r.ranks)) > 1})
+    assert counts["validation_prompts"] == round(untied / 4)
+    assert counts["training_prompts"] == untied - counts["validation_prompts"]
+    assert (counts["contradictions"], counts["unfinished_responses"]) == (0, PROMPTS)
+
+    accuracy = report["validation"]["accuracy"]
+    assert accuracy["n"] == counts["validation_pairs"]
+    assert accuracy["mean"] > 0.9
+    assert accuracy["ci95"][0] < accuracy["mean"] <= accuracy["ci95"][1]
+    assert report["validation"]["log_loss"]["mean"] < 0.4
+    assert set(report["validation"]["accuracy_by_rating_gap"]) == {"2", "4", "6"}
+    baseline = report["length_baseline"]
+    assert baseline["prefers"] == "longer"
+    assert 0.5 < baseline["accuracy"]["mean"] < accuracy["mean"]
+    assert report["labeler_agreement"]["agreement"] == 1.0
+
+
+def test_scores_of_the_published_model_are_normalized_in_plain_transformers(trained: Path) -> None:
+    tokenizer = Tokenizer.load(trained / "reward")
+    model = AutoModelForSequenceClassification.from_pretrained(trained / "reward")
+    rows = [
+        # What PPO sees: prompt, response, and the end token unless the response was cut off.
+        [
+            *tokenizer.encode_prompt(ranking.prompt),
+            *tokenizer.encode(response.text),
+            *([tokenizer.eos_id] if response.finished else []),
+        ]
+        for ranking in make_rankings()[:-1]
+        for response in ranking.responses
+    ]
+    with torch.no_grad():
+        scores = torch.cat([model(torch.tensor([row])).logits[:, 0] for row in rows])
+    assert len(scores) == PROMPTS * 4
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_metrics_of_every_step_and_epoch(trained: Path) -> None:
+    lines = (trained / "reward" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    training_prompts = json.loads((trained / "reward" / "report.json").read_text())["counts"][
+        "training_prompts"
+    ]
+    epoch_steps = -(-training_prompts // 4)
+    assert [row["step"] for row in rows] == list(range(1, 3 * epoch_steps + 1))
+    validated = [row["step"] for row in rows if "validation_accuracy" in row]
+    assert validated == [epoch_steps, 2 * epoch_steps, 3 * epoch_steps]
+    assert rows[-1]["validation_log_loss"] < rows[validated[0] - 1]["validation_log_loss"]
+
+
+def test_the_same_seed_gives_the_same_weights(
+    trained: Path, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    first = safetensors.torch.load_file(trained / "reward" / "model.safetensors")
+    run_folder = make_run(tmp_path / "again", tiny_model_folder, make_rankings())
+    torch.manual_seed(99)
+    reward.run(make_config(), run_folder)
+    second = safetensors.torch.load_file(run_folder / "reward" / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def tie_all(ranking: Ranking) -> Ranking:
+    return ranking.model_copy(update={"ranks": [1] * 4, "ratings": [4] * 4})
+
+
+def lengthen(ranking: Ranking) -> Ranking:
+    responses = [
+        response.model_copy(update={"text": "plums " * 100}) for response in ranking.responses
+    ]
+    return ranking.model_copy(update={"responses": responses})
+
+
+@pytest.mark.parametrize(
+    ("rankings", "section", "problem"),
+    [
+        ([tie_all(r) for r in make_rankings(5)], {}, "0 of 5 prompts have responses"),
+        ([make_rankings(5)[0], make_rankings(5)[-1]], {}, "1 of 1 prompts have responses"),
+        ([*make_rankings(4)[:3], tie_all(lengthen(make_rankings(4)[3]))], {}, "at most 64"),
+        (make_rankings(20), {"learning_rate": 1e30, "warmup_fraction": 0.0}, "diverge"),
+    ],
+    ids=["all tied", "one prompt", "too long", "diverges"],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    rankings: list[Ranking],
+    section: dict[str, Any],
+    problem: str,
+) -> None:
+    run_folder = make_run(tmp_path / "run", tiny_model_folder, rankings)
+    with pytest.raises(UserError, match=problem) as raised:
+        reward.run(make_config(**section), run_folder)
+    assert "\n" not in str(raised.value)
+    assert not [path.name for path in run_folder.iterdir() if "reward" in path.name]
