@@ -4,11 +4,11 @@
 # make lint         ruff and pyright
 #
 # PYTHON=python3.12     the interpreter to make .venv with; found by itself otherwise
-# TORCH_INDEX_URL=…     where a Linux machine without a GPU gets torch's CPU build, which saves
-#                       gigabytes; empty: take what the package registry offers
+# TORCH_INDEX_URL=…     where a Linux machine without a GPU gets torch from: name an index of CPU builds
+#                       to save gigabytes; empty: the configured package index
 
 CONFIG ?= configs/quickstart.yaml
-TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX_URL ?=
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 

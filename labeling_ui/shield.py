@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from labeling_ui import pages
 
 MAX_BODY_BYTES = 64 * 1024
-OPEN_PATHS = frozenset({"/healthz", "/enter"})
+OPEN_PATHS = frozenset({"/healthz", "/enter", "/favicon.ico"})
 SIGNED_IN_PATHS = re.compile(
     r"/(label(/("
     r"config|theme\.css|favicon\.ico|manifest\.json|(assets|static|svelte)/[^?]*"
@@ -89,7 +89,7 @@ class Shield:
             if "text/html" in headers.get("accept", ""):
                 return HTMLResponse(pages.signed_out(), 401)
             return JSONResponse({"detail": "Not signed in."}, 401)
-        if SIGNED_IN_PATHS.fullmatch(path) is None:
+        if SIGNED_IN_PATHS.fullmatch(path) is None or ".." in path:
             return JSONResponse({"detail": "Not found."}, 404)
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,18 +61,38 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writes = engine.execution_options(write=True)
+        self._together: ContextVar[Session | None] = ContextVar("together", default=None)
 
     @contextmanager
     def reading(self) -> Generator[Session]:
         """A session that sees one state of the database and writes nothing."""
+        outer = self._together.get()
+        if outer is not None:
+            yield outer
+            return
         with Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Generator[Session]:
         """A session whose changes are committed, all or none, when the block ends."""
+        outer = self._together.get()
+        if outer is not None:
+            yield outer
+            outer.flush()
+            return
         with Session(self._writes, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """All calls of this thread in the block are one transaction: on the disk at its end."""
+        with self.writing() as session:
+            token = self._together.set(session)
+            try:
+                yield
+            finally:
+                self._together.reset(token)
 
     def close(self) -> None:
         """Closes the connections; the store can still be used afterwards."""

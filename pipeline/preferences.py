@@ -242,4 +242,7 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     denominator = 1 + z * z / trials
     center = (share + z * z / (2 * trials)) / denominator
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / denominator
-    return max(center - half, 0.0), min(center + half, 1.0)
+    # The ends are exactly 0 and 1 at shares of 0 and 1, which rounding would miss by a little.
+    lower = center - half if successes > 0 else 0.0
+    upper = center + half if successes < trials else 1.0
+    return lower, upper

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import rich.progress
 
 LINE_EVERY_SECONDS = 5.0
+MOST_METRICS = 4  # the first that were named; all are in metrics.jsonl
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
         self._stream = stream or sys.stdout
         self._bar: rich.progress.Progress | None = None
         self._started = self._last_line = time.monotonic()
-        self._lines = 0
+        self._written: int | None = None  # steps done in the last line
 
     def __enter__(self) -> Self:
         self._started = self._last_line = time.monotonic()
@@ -49,7 +50,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        elif self._lines and kind is None:
+        elif kind is None and self._written not in (None, self.done):
             self._write_line()
 
     def __iter__(self) -> Iterator[int]:
@@ -73,7 +74,8 @@ class Progress:
             self._write_line()
 
     def _status(self) -> str:
-        parts = [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+        shown = list(self.metrics.items())[:MOST_METRICS]
+        parts = [f"{name} {value:.4g}" for name, value in shown]
         elapsed = time.monotonic() - self._started
         if self.tokens and elapsed > 0:
             parts.append(f"{self.tokens / elapsed:,.0f} tokens/s")
@@ -81,7 +83,7 @@ class Progress:
 
     def _write_line(self) -> None:
         self._last_line = time.monotonic()
-        self._lines += 1
+        self._written = self.done
         elapsed = self._last_line - self._started
         parts = [f"{self.label} {self.done}/{self.total}", self._status()]
         if 0 < self.done < self.total:

@@ -11,11 +11,11 @@ Reads samples and data; writes labels/ (``rankings.jsonl``, ``skips.jsonl``,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from labeling_ui.store import Store, open_store
+from labeling_ui.store import Store, Task, open_store
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.judges import Judge, OverlapJudge, RubricJudge, ScriptedLabeler, make_labelers
@@ -26,6 +26,7 @@ from stages.chain import STORE_FILE
 from stages.cli import stage_main
 
 VERSION = 1
+TASKS_AT_ONCE = 50  # scripted judgments in one transaction
 
 
 class LabelsPending(Exception):  # noqa: N818 (waiting is no error)
@@ -87,9 +88,10 @@ def label_questions(config: RunConfig) -> dict[str, str]:
 
 def import_file(store: Store, path: Path) -> None:
     """The rankings of a file become the store's only ones that are current."""
+    rankings = read_rows(path, Ranking)
     store.add_tasks([], {}, "")
     store.keep_scripted([])
-    store.import_rankings(read_rows(path, Ranking))
+    store.import_rankings(rankings)
 
 
 def label_by_script(store: Store, samples: Sequence[SampleSet], stage: StageContext) -> None:
@@ -107,25 +109,39 @@ def label_by_script(store: Store, samples: Sequence[SampleSet], stage: StageCont
     store.keep_scripted(names)
     positions = store.open_positions()
     with stage.progress(len(positions), "tasks") as progress:
-        for position in positions:
-            turn = position % len(scripted)
-            task = store.next_task(accounts[turn].id)
-            if task is None:
-                break
-            ids = task.canonical([response.response_id for response in task.responses])
-            sample = by_responses[(task.prompt_id, *ids)]
-            judgement = scripted[turn].label(
-                _prompt_of(sample, prompts), [(r.text, r.finished) for r in sample.responses]
-            )
-            store.submit(
-                accounts[turn].id,
-                task.task_id,
-                ratings=judgement.ratings,
-                ranks=judgement.ranks,
-                answers={k: v for k, v in judgement.answers.items() if k in task.questions},
-                display_order=task.display_order,
-            )
-            progress.advance()
+        for start in range(0, len(positions), TASKS_AT_ONCE):
+            batch = positions[start : start + TASKS_AT_ONCE]
+            with store.together():
+                for position in batch:
+                    turn = position % len(scripted)
+                    task = store.next_task(accounts[turn].id)
+                    assert task is not None, "as many tasks are open as positions were listed"
+                    _judge_task(
+                        store, accounts[turn].id, scripted[turn], task, by_responses, prompts
+                    )
+            progress.advance(len(batch))
+
+
+def _judge_task(
+    store: Store,
+    labeler_id: int,
+    labeler: ScriptedLabeler,
+    task: Task,
+    samples: Mapping[tuple[str, ...], SampleSet],
+    prompts: Mapping[str, Prompt],
+) -> None:
+    ids = task.canonical([response.response_id for response in task.responses])
+    sample = samples[(task.prompt_id, *ids)]
+    responses = [(response.text, response.finished) for response in sample.responses]
+    judgement = labeler.label(_prompt_of(sample, prompts), responses)
+    store.submit(
+        labeler_id,
+        task.task_id,
+        ratings=judgement.ratings,
+        ranks=judgement.ranks,
+        answers={k: v for k, v in judgement.answers.items() if k in task.questions},
+        display_order=task.display_order,
+    )
 
 
 def _judge(config: RunConfig) -> Judge:
@@ -134,7 +150,7 @@ def _judge(config: RunConfig) -> Judge:
     return RubricJudge(build_world(config.seed))
 
 
-def _prompt_of(sample: SampleSet, prompts: dict[str, Prompt]) -> Prompt:
+def _prompt_of(sample: SampleSet, prompts: Mapping[str, Prompt]) -> Prompt:
     prompt = prompts.get(sample.prompt_id)
     if prompt is None or prompt.prompt != sample.prompt:
         raise UserError(

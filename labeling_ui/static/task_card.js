@@ -73,7 +73,7 @@ function responseCard(text, place) {
   const questions = make("div", { class: "questions", role: "group", "aria-label": `Questions on ${name}` },
     ...task.questions.map((question) => {
       const button = make("button", { type: "button", class: "question", role: "checkbox",
-        "data-key": question.key, title: question.text }, make("b"), label(question.key), make("em"));
+        "data-key": question.key }, make("b"), label(question.key));
       button.addEventListener("click", () => cycleAnswer(place, question.key));
       return button;
     }));
@@ -100,13 +100,14 @@ function showRating(place) {
 }
 
 function drawAnswers() {
+  const wording = new Map(task.questions.map(({ key, text }) => [key, text]));
   element.querySelectorAll(".response").forEach((card) => {
     const place = Number(card.dataset.place);
     card.querySelectorAll(".question").forEach((button) => {
       const answer = answers[button.dataset.key][place];
       button.dataset.answer = answer === null ? "open" : answer ? "yes" : "no";
+      button.title = `${wording.get(button.dataset.key)} ${answer === null ? "Not answered" : answer ? "Yes" : "No"}.`;
       button.setAttribute("aria-checked", answer === null ? "mixed" : String(answer));
-      button.querySelector("em").textContent = answer === null ? "" : answer ? "yes" : "no";
     });
   });
   const open = Object.values(answers).flat().filter((answer) => answer === null).length;
@@ -128,6 +129,9 @@ function drawRanking() {
   if (focused) list.querySelector(`[data-focus="${focused}"]`)?.focus();
   const missing = ratings.flatMap((rating, place) => (rating === null ? [LETTERS[place]] : []));
   $(".unrated").textContent = missing.length ? `Not rated yet: ${missing.join(", ")}` : "";
+  const byHand = JSON.stringify(tiers) !== JSON.stringify(tiersFromRatings());
+  $(".hint").textContent = byHand ? "changed by hand" : "follows your ratings";
+  $('[data-do="as-rated"]').hidden = !byHand;
   drawContradiction();
   const submit = $(".submit");
   submit.setAttribute("aria-disabled", String(missing.length > 0));
@@ -231,6 +235,18 @@ function rate(place, value) {
   }
   drawRanking();
   say(`${LETTERS[place]} rated ${value}, ${standing(place)}.`);
+  keepDraft();
+}
+
+function tiersFromRatings() {
+  const values = [...new Set(ratings.filter((rating) => rating !== null))].sort((a, b) => b - a);
+  return values.map((value) => ratings.flatMap((rating, place) => (rating === value ? [place] : [])));
+}
+
+function rankAsRated() {
+  tiers = tiersFromRatings();
+  drawRanking();
+  say("The ranking follows the ratings again.");
   keepDraft();
 }
 
@@ -393,7 +409,7 @@ function toggle(name, show) {
 
 function toggleSkip(show) {
   $(".skip-form").hidden = !show;
-  $(".actions").hidden = show;
+  $(".side").classList.toggle("skipping", show);
   if (show) $(".reasons button").focus();
 }
 
@@ -401,6 +417,7 @@ const ACTIONS = {
   instructions: () => toggle("instructions"),
   keys: () => toggle("keys"),
   "rest-no": answerRestNo,
+  "as-rated": rankAsRated,
   skip: () => toggleSkip(true),
   "skip-cancel": () => toggleSkip(false),
   submit,

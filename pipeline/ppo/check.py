@@ -19,9 +19,12 @@ from pipeline.reward import RewardModel
 from pipeline.sampling import check_context
 from pipeline.tokenizer import Tokenizer
 
-FP32_TOLERANCE = 1e-5  # nats, relative for log-probabilities beyond 1
-BF16_MEAN_TOLERANCE = 1e-3
-SAMPLER_GAP_LIMIT = 0.1  # rounding stays far below, another temperature or top-k far above
+# Nats per token. The same rows in batches of other shapes differ by rounding alone; the mistakes
+# that are looked for cost ten times these limits and more.
+FP32_MEAN_LIMIT, FP32_MAX_LIMIT = 1e-5, 1e-4
+BF16_MEAN_LIMIT = 1e-2
+REFERENCE_MEAN_LIMIT = 1e-6  # equal weights, equal batches: not even rounding differs
+SAMPLER_MEAN_LIMIT = 0.1  # the sampler runs in fp32, so this holds the error of bf16 too
 
 
 def check_arguments(
@@ -75,7 +78,7 @@ def check_before_training(
     check_frozen(reward_model, "the reward model")
     check_finite(experience)
     check_first_ratio(first_minibatch, first_logprobs, low_precision)
-    check_reference(experience, low_precision)
+    check_reference(experience)
     check_sampler(experience)
     check_score_position(experience, reward_model)
 
@@ -111,13 +114,11 @@ def check_finite(experience: Experience) -> None:
 
 def check_first_ratio(minibatch: Experience, logprobs: Tensor, low_precision: bool) -> None:
     """The ratio of new to old policy is 1 before the first step."""
-    mask = minibatch.response_mask
-    new, old = logprobs.detach()[mask], minibatch.logprobs[mask]
-    gap = (new - old).abs()
+    gap = (logprobs.detach() - minibatch.logprobs).abs()[minibatch.response_mask]
     if low_precision:
-        agrees = bool(gap.mean() <= BF16_MEAN_TOLERANCE)
+        agrees = bool(gap.mean() <= BF16_MEAN_LIMIT)
     else:
-        agrees = torch.allclose(new, old, rtol=FP32_TOLERANCE, atol=FP32_TOLERANCE)
+        agrees = bool(gap.mean() <= FP32_MEAN_LIMIT) and bool(gap.max() <= FP32_MAX_LIMIT)
     if not agrees:
         raise UserError(
             "ppo",
@@ -128,10 +129,10 @@ def check_first_ratio(minibatch: Experience, logprobs: Tensor, low_precision: bo
         )
 
 
-def check_reference(experience: Experience, low_precision: bool) -> None:
-    """Policy and reference are the same model at first, so their divergence is 0."""
+def check_reference(experience: Experience) -> None:
+    """Policy and reference are one model at first, run on one batch: their divergence is 0."""
     gap = (experience.logprobs - experience.ref_logprobs).abs()[experience.response_mask].mean()
-    if not bool(gap <= (BF16_MEAN_TOLERANCE if low_precision else 1e-6)):
+    if not bool(gap <= REFERENCE_MEAN_LIMIT):
         raise UserError(
             "ppo",
             f"policy and reference differ by {float(gap):.2g} nats a token before the first step.",
@@ -142,7 +143,7 @@ def check_reference(experience: Experience, low_precision: bool) -> None:
 def check_sampler(experience: Experience) -> None:
     """The sampler drew from the distribution that is trained."""
     gap = (experience.sampler_logprobs - experience.logprobs).abs()[experience.response_mask]
-    if not bool(gap.mean() <= SAMPLER_GAP_LIMIT):
+    if not bool(gap.mean() <= SAMPLER_MEAN_LIMIT):
         raise UserError(
             "ppo",
             f"sampler and trainer differ by {float(gap.mean()):.2g} nats a token.",

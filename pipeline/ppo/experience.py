@@ -19,7 +19,6 @@ class Experience(Rollout):
     scores: Tensor  # (B,) of the reward model, less the penalty for a missing end token
     logprobs: Tensor  # of the policy that sampled, by the trainer's own forward
     ref_logprobs: Tensor
-    entropies: Tensor
     values: Tensor  # of the state before each token
     rewards: Tensor  # per token: the divergence's price, and the score at the last one
     advantages: Tensor  # whitened over the whole batch

@@ -5,9 +5,9 @@ objective/entropy       nats per response: the sum of -log pi of the tokens draw
 objective/scores        of the reward model, less the penalty for a missing end token
 objective/non_score_reward, rlhf_reward
                         the divergence's price, and score plus price
-policy/entropy_avg      nats per token of the distribution drawn from, in [0, ln V]
-policy/approxkl_avg, clipfrac_avg, val/clipfrac_avg, val/ratio, loss/*_avg
-                        means over the update's optimizer steps, each a mean over its tokens
+policy/approxkl_avg, clipfrac_avg, entropy_avg, val/clipfrac_avg, val/ratio, loss/*_avg
+                        means over the update's optimizer steps, each a mean over its tokens;
+                        the entropy is that of the whole distribution, in [0, ln V]
 val/ratio_var           variance over the update's optimizer steps of the mean ratio
 val/explained_var       how much of the returns' variance the critic foresaw; 1 is all
 rollout/logp_gap        mean |log pi by the sampler - log pi by the trainer| per token
@@ -36,7 +36,6 @@ def experience_metrics(experience: Experience, kl_coef: float) -> dict[str, floa
         "objective/scores": experience.scores.mean(),
         "objective/non_score_reward": -kl_coef * kl,
         "objective/rlhf_reward": experience.scores.mean() - kl_coef * kl,
-        "policy/entropy_avg": masked_mean(experience.entropies, mask),
         "val/explained_var": explained_variance(experience.values, experience.returns, mask),
         "val/num_eos_tokens": experience.finished.sum(),
         "rollout/eos_rate": experience.finished.float().mean(),
@@ -62,15 +61,15 @@ class Stopwatch:
     """Seconds by phase of one update."""
 
     def __init__(self) -> None:
-        self.started = self.last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
+        self._started = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
 
     def lap(self, phase: str) -> None:
         """Books the time since the last lap under ``time/phase``."""
         now = time.perf_counter()
-        self.seconds[f"time/{phase}"] = now - self.last
-        self.last = now
+        self._laps[f"time/{phase}"] = now - self._last
+        self._last = now
 
-    def total(self) -> float:
-        """Seconds from the start to the last lap."""
-        return self.last - self.started
+    def seconds(self) -> dict[str, float]:
+        """All laps, and ``time/total`` up to the last one."""
+        return self._laps | {"time/total": self._last - self._started}

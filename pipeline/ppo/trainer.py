@@ -25,6 +25,7 @@ from pipeline.ppo.losses import (
     compute_rewards,
     gae,
     masked_scale_to_unit_variance,
+    masked_sum,
     masked_whiten,
     penalize_missing_eos,
     policy_loss,
@@ -134,8 +135,8 @@ class PPOTrainer:
 
             # Score them; log-probs under the policy and the reference; the critic's values.
             scores = self.score(rollout)
-            logprobs, entropies = self.logprobs_of(self.policy, rollout)
-            ref_logprobs, _ = self.logprobs_of(self.ref_policy, rollout)
+            logprobs = self.logprobs_of(self.policy, rollout)
+            ref_logprobs = self.logprobs_of(self.ref_policy, rollout)
             values = self.values_of(rollout)
             watch.lap("score")
 
@@ -150,7 +151,6 @@ class PPOTrainer:
                 scores=scores,
                 logprobs=logprobs,
                 ref_logprobs=ref_logprobs,
-                entropies=entropies,
                 values=values,
                 rewards=rewards,
                 advantages=masked_whiten(advantages, mask),
@@ -166,13 +166,9 @@ class PPOTrainer:
 
             # Statistics.
             episode = (update + 1) * args.batch_size
-            metrics = experience_metrics(experience, args.kl_coef) | step_metrics | watch.seconds
-            metrics |= {
-                "time/total": watch.total(),
-                "lr": learning_rate,
-                "episode": episode,
-                "eps": episode / (time.perf_counter() - started),
-            }
+            metrics = experience_metrics(experience, args.kl_coef) | step_metrics | watch.seconds()
+            metrics |= {"lr": learning_rate, "episode": episode}
+            metrics["eps"] = episode / (time.perf_counter() - started)
             if self.on_update is not None:
                 self.on_update(update + 1, metrics)
 
@@ -201,11 +197,9 @@ class PPOTrainer:
         return penalize_missing_eos(scores, rollout.finished, penalty) if penalty else scores
 
     @torch.no_grad()
-    def logprobs_of(self, model: GPT, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """(B, R) log-probabilities and entropies, by the forward that the loss uses."""
-        parts = [self._logprobs(model, part) for part in self._parts(rollout)]
-        logprobs, entropies = zip(*parts, strict=True)
-        return _join(logprobs, rollout), _join(entropies, rollout)
+    def logprobs_of(self, model: GPT, rollout: Rollout) -> Tensor:
+        """(B, R) log-probabilities of the responses, by the forward that the loss uses."""
+        return _join([self._logprobs(model, part)[0] for part in self._parts(rollout)], rollout)
 
     @torch.no_grad()
     def values_of(self, rollout: Rollout) -> Tensor:
@@ -237,8 +231,8 @@ class PPOTrainer:
         parts = [self.backward(part, token_count) for part in self._train_parts(minibatch)]
         metrics = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
         limit, decay = self.args.max_grad_norm, self.decay()
-        learns = update >= self.args.value_warmup_updates
-        metrics["policy/grad_norm"] = clip_and_step(self.policy_optimizer, limit, decay * learns)
+        policy_decay = decay if update >= self.args.value_warmup_updates else 0.0
+        metrics["policy/grad_norm"] = clip_and_step(self.policy_optimizer, limit, policy_decay)
         metrics["val/grad_norm"] = clip_and_step(self.critic_optimizer, limit, decay)
         self.steps_done += 1
         return metrics
@@ -246,7 +240,7 @@ class PPOTrainer:
     def backward(self, part: Experience, token_count: Tensor) -> StepMetrics:
         """Adds the gradients of some of a minibatch's rows; their share of its metrics."""
         args, mask = self.args, part.response_mask
-        logprobs, _ = self._logprobs(self.policy, part)
+        logprobs, entropies = self._logprobs(self.policy, part)
         policy = policy_loss(
             logprobs, part.logprobs, part.advantages, mask, args.cliprange, token_count
         )
@@ -261,6 +255,7 @@ class PPOTrainer:
             "loss/value_avg": value.loss.detach(),
             "policy/approxkl_avg": policy.approx_kl,
             "policy/clipfrac_avg": policy.clip_fraction,
+            "policy/entropy_avg": masked_sum(entropies, mask) / token_count,
             "val/clipfrac_avg": value.clip_fraction,
             "val/ratio": policy.ratio.detach(),
         }

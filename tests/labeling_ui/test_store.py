@@ -295,6 +295,27 @@ def test_a_skip_ends_a_task_once(tmp_path: Path) -> None:
     assert shown(store, ann).task_id != task.task_id
 
 
+def test_calls_together_are_written_all_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "labels.db"
+    store = filled(path)
+    ann = store.add_labeler("ann").id
+
+    def one_good_one_bad() -> None:
+        with store.together():
+            judge(store, ann, shown(store, ann))
+            assert store.progress().done == 1
+            judge(store, ann, shown(store, ann), ratings=[9, 9, 9])
+
+    with pytest.raises(UserError, match="ratings"):
+        one_good_one_bad()
+    assert store.progress().done == count_rows(path, "submission") == 0
+    with store.together():
+        judge(store, ann, shown(store, ann))
+        judge(store, ann, shown(store, ann))
+        assert count_rows(path, "submission") == 0
+    assert store.progress().done == count_rows(path, "submission") == 2
+
+
 # --- labelers -----------------------------------------------------------------------------------
 
 

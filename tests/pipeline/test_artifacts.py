@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from pipeline.artifacts import (
     temporary_folder,
     verify,
 )
+from pipeline.run_lock import run_lock
 
-ROOT = Path(__file__).parents[2]
 WORK = WorkRecord({"python": "3"}, "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00", 1.0, 5)
 
 
@@ -234,49 +234,39 @@ def test_death_at_every_system_call_leaves_the_old_or_the_new(
     assert [path.name for path in folder.parent.iterdir()] == ["sft"]
 
 
-KILLED = """
-import itertools, sys
-from pathlib import Path
-from pipeline.artifacts import Identity, WorkRecord, publish, temporary_folder
-from pipeline.run_lock import run_lock
-
-final = Path(sys.argv[1]) / "sft"
-work = WorkRecord({}, "", "", 0.0, 0)
-with run_lock(final.parent):
-    for turn in itertools.count(int(sys.argv[2])):
-        temporary = temporary_folder(final)
-        for index in range(4):
-            (temporary / f"part{index}").write_text(str(turn) * 2000)
-        publish(temporary, final, Identity("sft", {"turn": turn}, 0, {}, 1), work)
-        print(turn, flush=True)
-"""
+def publish_until_killed(final: Path, turn: int, reports: int) -> None:
+    with run_lock(final.parent):
+        while True:
+            parts = {f"part{index}": str(turn).encode() * 2000 for index in range(4)}
+            make(final, parts, identity(section={"turn": turn}))
+            os.write(reports, f"{turn}\n".encode())
+            turn += 1
 
 
 def test_sigkill_at_random_moments_never_leaves_a_broken_folder(tmp_path: Path) -> None:
     rng = random.Random(0)
-    run = tmp_path / "run"
+    final = tmp_path / "run" / "sft"
     turn, interrupted = 0, 0
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, run, str(turn)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        assert process.stdout is not None
-        turn = int(process.stdout.readline())
-        time.sleep(rng.uniform(0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read().split()
-        process.wait()
-        turn = int(rest[-1]) if rest else turn
-        interrupted += len([path for path in run.iterdir() if path.name.startswith(".sft.")])
-        recover(run)
-        assert verify(run / "sft") is None
-        parts = {(run / "sft" / f"part{index}").read_text() for index in range(4)}
+    for _ in range(25):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                publish_until_killed(final, turn, writer)
+            os._exit(1)
+        os.close(writer)
+        with os.fdopen(reader) as reports:
+            turn = int(reports.readline())
+            time.sleep(rng.uniform(0, 0.01))
+            os.kill(child, signal.SIGKILL)
+            turn = int([str(turn), *reports.read().split()][-1])
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        interrupted += any(path.name.startswith(".sft.") for path in final.parent.iterdir())
+        with run_lock(final.parent):
+            assert verify(final) is None
+            parts = {(final / f"part{index}").read_text() for index in range(4)}
         # The last turn that was reported, or the next one, which died before it could say so.
         assert parts in ({str(turn) * 2000}, {str(turn + 1) * 2000})
-        assert sorted(path.name for path in run.iterdir()) == [".lock", "sft"]
+        assert sorted(path.name for path in final.parent.iterdir()) == [".lock", "sft"]
         turn += 2
     assert interrupted > 0

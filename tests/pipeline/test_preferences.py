@@ -268,6 +268,15 @@ def test_wilson_interval_equals_scipy(k: int, n: int) -> None:
     assert wilson_interval(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, 2 * n), st.just(n))))
+def test_wilson_interval_holds_the_share(halves_and_trials: tuple[int, int]) -> None:
+    halves, trials = halves_and_trials
+    lower, upper = wilson_interval(halves / 2, trials)
+    assert 0 <= lower <= halves / 2 / trials <= upper <= 1
+    assert (lower == 0) == (halves == 0)
+    assert (upper == 1) == (halves == 2 * trials)
+
+
 def test_wilson_interval_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="no trials"):
         wilson_interval(0, 0)

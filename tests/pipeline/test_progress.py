@@ -38,6 +38,14 @@ def test_quick_work_says_nothing(clock: list[float]) -> None:
     assert out.getvalue() == ""
 
 
+def test_the_last_line_is_not_said_twice(clock: list[float]) -> None:
+    out = io.StringIO()
+    with Progress(1, "x", out) as bar:
+        clock[0] += 60
+        bar.advance(a=1, b=2, c=3, d=4, e=5)
+    assert out.getvalue() == "x 1/1  a 1  b 2  c 3  d 4\n"
+
+
 def test_iterating_advances(clock: list[float]) -> None:
     out = io.StringIO()
     for _ in Progress(2, "x", out):

@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
+from stages.__main__ import main
 from stages.cli import guarded
 
 ROOT = Path(__file__).parents[2]
@@ -52,9 +54,30 @@ def work(tmp_path: Path) -> Path:
     root = tmp_path / "root"
     root.mkdir()
     (root / "a.jsonl").write_text('{"id": "1", "text": "x"}\n{"id": "2", "text": "y"}\n')
-    rows = [json.dumps({"q": f"Q{i}", "a": f"A{i}"}) for i in range(40)]
+    rows = [json.dumps({"q": f"Q{i}", "a": f"A{i}"}) for i in range(120)]
     (root / "i.jsonl").write_text("\n".join(rows))
     return tmp_path
+
+
+Command = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def here(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """``align`` in this process: the exit code, and the lines on stderr."""
+    monkeypatch.chdir(work)
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["align", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        sys.stdout.write(captured.out)  # for a test that wants it
+        return int(end.value.code or 0), captured.err.splitlines()
+
+    return run
 
 
 def files_of(folder: Path) -> set[str]:
@@ -121,20 +144,27 @@ def broken(root: Path, name: str, content: str | bytes | None) -> None:
     ],
 )
 def test_a_bad_source_gives_one_line_and_nothing_half_written(
-    work: Path, name: str, content: str | bytes | None, words: str
+    work: Path, here: Command, name: str, content: str | bytes | None, words: str
 ) -> None:
     broken(work / "root", name, content)
     before = files_of(work)
-    for arguments, module in (
-        (["run", "files.yaml"], "stages"),
-        (["files.yaml"], "stages.data"),
-    ):
-        result = command(*arguments, cwd=work, module=module)
-        assert result.returncode == 2, result.stderr
-        assert result.stderr.count("\n") == 1, result.stderr
-        assert words in result.stderr
-        assert " Fix: " in result.stderr
-        assert files_of(work) == before
+    code, lines = here("run", "files.yaml")
+    assert (code, len(lines)) == (2, 1), lines
+    assert words in lines[0]
+    assert " Fix: " in lines[0]
+    assert files_of(work) == before
+
+
+def test_a_stage_alone_refuses_a_bad_source_in_the_same_words(work: Path, here: Command) -> None:
+    broken(work / "root", "a.jsonl", '{"text": "x"}\nnonsense\n')
+    before = files_of(work)
+    results = [
+        command("files.yaml", cwd=work, module="stages.data"),
+        command("run", "files.yaml", cwd=work),
+    ]
+    for result in results:
+        assert (result.returncode, result.stderr) == (2, here("run", "files.yaml")[1][0] + "\n")
+    assert files_of(work) == before
 
 
 @pytest.mark.parametrize(
@@ -154,37 +184,42 @@ def test_a_bad_source_gives_one_line_and_nothing_half_written(
     ],
 )
 def test_a_mistake_gives_one_line_and_exit_code_2(
-    work: Path, arguments: list[str], words: str
+    work: Path, here: Command, arguments: list[str], words: str
 ) -> None:
     before = files_of(work)
-    result = command(*arguments, cwd=work)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert words in result.stderr
+    code, lines = here(*arguments)
+    assert (code, len(lines)) == (2, 1), lines
+    assert words in lines[0]
     assert files_of(work) == before
 
 
-def test_a_corrupt_folder_stops_a_run_and_from_rebuilds_it(work: Path) -> None:
-    command("run", "x.yaml", "--until", "data", cwd=work)
+def test_a_mistake_gives_one_line_in_a_process_of_its_own(work: Path) -> None:
+    result = command("run", "x.yaml", "sft.learning_rat=1", cwd=work)
+    assert (result.returncode, result.stdout) == (2, "")
+    expected = "x.yaml: sft.learning_rat: is no known key. Fix: did you mean sft.learning_rate?\n"
+    assert result.stderr == expected
+
+
+def test_a_corrupt_folder_stops_a_run_and_from_rebuilds_it(
+    work: Path, here: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here("run", "x.yaml", "--until", "data")
     path = work / "runs" / "x" / "data" / "prompts.jsonl"
     whole = path.read_bytes()
     path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    result = command("run", "x.yaml", cwd=work)
-    assert result.returncode == 2
-    assert result.stderr.startswith("runs/x/data: is corrupt: prompts.jsonl differs from what was")
-    assert result.stderr.count("\n") == 1
-    assert re.search(
-        r"data +│ corrupt +│ prompts.jsonl", command("status", "x.yaml", cwd=work).stdout
-    )
-    rebuilt = command("run", "x.yaml", "--from", "data", "--until", "data", cwd=work)
-    assert rebuilt.returncode == 0
+    code, lines = here("run", "x.yaml")
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("runs/x/data: is corrupt: prompts.jsonl differs from what was")
+    here("status", "x.yaml")
+    assert re.search(r"data +│ corrupt +│ prompts.jsonl", capsys.readouterr().out)
+    assert here("run", "x.yaml", "--from", "data", "--until", "data") == (0, [])
     assert path.read_bytes() == whole
 
 
-def test_debug_shows_the_traceback(work: Path) -> None:
-    result = command("run", "none.yaml", "--debug", cwd=work)
-    assert result.returncode == 2
-    assert "Traceback" in result.stderr
+def test_debug_shows_the_traceback(here: Command) -> None:
+    code, lines = here("run", "none.yaml", "--debug")
+    assert code == 2
+    assert "Traceback (most recent call last):" in lines
 
 
 def test_a_defect_is_not_passed_off_as_a_mistake_of_the_user() -> None:

@@ -143,6 +143,10 @@ def test_metrics_of_every_step_and_epoch(trained: Path) -> None:
     ]
     epoch_steps = -(-training_prompts // 4)
     assert [row["step"] for row in rows] == list(range(1, 3 * epoch_steps + 1))
+    # Warm-up over round(0.05 · 66) = 3 steps, then a cosine down to a tenth.
+    assert 3 * epoch_steps == 66
+    assert [row["lr_factor"] for row in rows[:3]] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rows[-1]["lr_factor"] == pytest.approx(0.1, abs=1e-3)
     validated = [row["step"] for row in rows if "validation_accuracy" in row]
     assert validated == [epoch_steps, 2 * epoch_steps, 3 * epoch_steps]
     assert rows[-1]["validation_log_loss"] < rows[validated[0] - 1]["validation_log_loss"]
@@ -158,6 +162,18 @@ def test_the_same_seed_gives_the_same_weights(
     second = safetensors.torch.load_file(run_folder / "reward" / "model.safetensors")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_bf16_trains_fp32_weights(tmp_path: Path, tiny_model_folder: Path) -> None:
+    run_folder = make_run(tmp_path / "run", tiny_model_folder, make_rankings(12))
+    config = make_config(epochs=1).model_copy(update={"precision": "bf16"})
+    reward.run(config, run_folder)
+    weights = safetensors.torch.load_file(run_folder / "reward" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    before = safetensors.torch.load_file(tiny_model_folder / "model.safetensors")
+    name = "transformer.h.0.mlp.c_fc.weight"
+    assert not torch.equal(weights[name], before[name])
+    assert all(bool(weight.isfinite().all()) for weight in weights.values())
 
 
 def tie_all(ranking: Ranking) -> Ranking:

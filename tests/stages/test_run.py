@@ -7,6 +7,8 @@ section and seed: what runs when does not depend on what a stage computes. Label
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +26,7 @@ from stages import run as run_module
 from stages.chain import chain_states
 from stages.run import run_chain
 
+ROOT = Path(__file__).parents[2]
 ALL = ["data", "pretrain", "sft", "sample", "label", "reward", "ppo", "compare"]
 
 
@@ -256,3 +259,20 @@ def test_the_run_folder_s_config_is_the_last_one_used(runs: Runs) -> None:
     manifest = read_manifest(runs.folder / "data")
     assert manifest is not None
     assert manifest.seed == 3
+
+
+def test_a_finished_run_loads_nothing_heavy(runs: Runs) -> None:
+    runs(last="ppo")
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from pipeline.config import RunConfig; from stages.run import run_chain\n"
+        f"config = RunConfig.model_validate_json({CONFIG.model_dump_json()!r})\n"
+        "run_chain(config, Path(sys.argv[1]), last='ppo')\n"
+        "print({'torch', 'transformers', 'sqlalchemy', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, runs.folder], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.stdout.splitlines() == [f"{s:<12}fresh" for s in ALL[:7]] + ["set()"], (
+        result.stderr
+    )

@@ -27,7 +27,6 @@ def experience(make_rollout: Callable[..., Rollout]) -> Experience:
         scores=torch.tensor([1.0, 2.0, 6.0]),
         logprobs=logprobs,
         ref_logprobs=torch.tensor([[-2.0, -2.0], [-1.0, 9.0], [-3.0, -3.0]]),
-        entropies=torch.tensor([[1.0, 2.0], [3.0, 9.0], [4.0, 5.0]]),
         values=torch.zeros(3, 2),
         rewards=torch.zeros(3, 2),
         advantages=torch.zeros(3, 2),
@@ -43,7 +42,6 @@ def test_metrics_by_hand(experience: Experience) -> None:
     assert metrics["objective/scores"] == pytest.approx(3)
     assert metrics["objective/non_score_reward"] == pytest.approx(-0.5 * kl)
     assert metrics["objective/rlhf_reward"] == pytest.approx(3 - 0.5 * kl)
-    assert metrics["policy/entropy_avg"] == pytest.approx(3)
     assert metrics["val/explained_var"] == pytest.approx(0)
     assert metrics["val/num_eos_tokens"] == 2
     assert metrics["rollout/eos_rate"] == pytest.approx(2 / 3)
@@ -57,7 +55,7 @@ def test_metrics_do_not_see_padding(experience: Experience) -> None:
     mask = experience.response_mask
     dirty = {
         name: getattr(experience, name).masked_fill(~mask, float("nan"))
-        for name in ("sampler_logprobs", "logprobs", "ref_logprobs", "entropies", "values")
+        for name in ("sampler_logprobs", "logprobs", "ref_logprobs", "values")
     }
     dirty["returns"] = experience.returns.masked_fill(~mask, float("nan"))
     assert experience_metrics(replace(experience, **dirty), kl_coef=0.5) == expected

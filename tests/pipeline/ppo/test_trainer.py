@@ -93,6 +93,16 @@ def test_training_moves_policy_and_critic_and_nothing_else(make_trainer: MakeTra
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"policy", "critic"}
     assert rows[-1]["objective/kl"] != 0
+    assert rows[0]["policy/approxkl_avg"] > 0  # old log-probs and values stay fixed over the epochs
+
+
+def test_the_policy_and_critic_of_the_rollout_limit_every_step_of_an_update(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    tight = {"cliprange": 1e-6, "cliprange_value": 1e-6, "num_ppo_epochs": 4}
+    metrics = train(make_trainer(config.model_copy(update=tight)))[0]
+    assert metrics["policy/clipfrac_avg"] > 0.1
+    assert metrics["val/clipfrac_avg"] > 0.1
 
 
 def models_of(trainer: PPOTrainer) -> dict[str, nn.Module]:
@@ -133,6 +143,25 @@ def test_a_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_updates_go_on_through_the_prompts(make_trainer: MakeTrainer, tokenizer: Tokenizer) -> None:
+    texts = [f"fox {i}" for i in range(24)]
+    trainer = make_trainer(train_dataset=texts)
+    sampled = [ids for update in range(3) for ids in trainer.sample_prompts(update)]
+    assert sorted(sampled) == sorted(tokenizer.encode_prompt(text) for text in texts)
+
+
+def test_every_update_draws_anew(
+    make_trainer: MakeTrainer, config: PPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = {"learning_rate": 0.0, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    trainer = make_trainer(config.model_copy(update=still), train_dataset=["fox"])
+    seen = record_minibatches(trainer, monkeypatch)
+    train(trainer)
+    drawn = [sorted(minibatch.input_ids.tolist()) for _, minibatch in seen]
+    assert len(drawn) == 3
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+
 def test_the_size_of_scoring_batches_changes_nothing(
     make_trainer: MakeTrainer, config: PPOConfig
 ) -> None:
@@ -140,7 +169,7 @@ def test_the_size_of_scoring_batches_changes_nothing(
         train(make_trainer(config.model_copy(update={"local_rollout_forward_batch_size": size})))[0]
         for size in (8, 3)
     ]
-    for name in ("objective/scores", "objective/entropy", "policy/entropy_avg", "loss/value_avg"):
+    for name in ("objective/scores", "objective/entropy", "loss/value_avg"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5), name
 
 
@@ -239,6 +268,11 @@ def test_advantages_are_whitened_over_the_whole_batch(
     advantages = torch.cat([part.advantages[part.response_mask] for part in (one, other)])
     assert float(advantages.mean()) == pytest.approx(0, abs=1e-5)
     assert float(advantages.var(correction=0)) == pytest.approx(1, abs=1e-4)
+    surprises = torch.cat(
+        [(part.returns - part.values)[part.response_mask] for part in (one, other)]
+    )
+    by_hand = (surprises - surprises.mean()) / surprises.std(correction=0)
+    torch.testing.assert_close(advantages, by_hand, atol=1e-4, rtol=0)
 
 
 def test_rewards_of_an_episode_sum_to_its_score_less_its_divergence(
@@ -257,6 +291,36 @@ def test_rewards_of_an_episode_sum_to_its_score_less_its_divergence(
     by_hand = trainer.reward_model(minibatch.input_ids, minibatch.lengths)
     by_hand = by_hand - penalty * (~minibatch.finished).float()
     torch.testing.assert_close(minibatch.scores, by_hand, atol=1e-4, rtol=1e-4)
+
+
+def test_returns_discount_by_gamma_and_bootstrap_by_lam(
+    make_trainer: MakeTrainer, config: PPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(config.model_copy(update={"gamma": 0.9, "lam": 0.0}))
+    seen = record_minibatches(trainer, monkeypatch)
+    train(trainer)
+    for _, part in seen:
+        for row, length in enumerate(part.response_lengths.tolist()):
+            values = [*part.values[row, 1:length].tolist(), 0.0]
+            rewards = part.rewards[row, :length].tolist()
+            expected = [r + 0.9 * v for r, v in zip(rewards, values, strict=True)]
+            assert part.returns[row, :length].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_autocast_touches_neither_sampling_nor_the_reward_model(
+    make_trainer: MakeTrainer, config: PPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_update = config.model_copy(update={"total_episodes": 8})
+    plain = make_trainer(one_update)
+    rounded = make_trainer(one_update, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    seen = [record_minibatches(trainer, monkeypatch) for trainer in (plain, rounded)]
+    for trainer in (plain, rounded):
+        train(trainer)
+    expected, result = seen[0][0][1], seen[1][0][1]
+    assert torch.equal(result.input_ids, expected.input_ids)
+    assert torch.equal(result.scores, expected.scores)
+    assert not torch.equal(result.logprobs, expected.logprobs)
+    assert result.logprobs.dtype == result.values.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["linear", "constant"])
@@ -278,6 +342,15 @@ def test_the_learning_rate_decays_over_optimizer_steps(
     assert [a for a, _ in rates] == pytest.approx([1e-3 * factor for factor in factors])
     assert [b for _, b in rates] == pytest.approx([2e-3 * factor for factor in factors])
     assert [row["lr"] for row in rows] == pytest.approx([1e-3 * factors[i] for i in (0, 4, 8)])
+
+
+def test_vf_coef_scales_the_critics_gradient(make_trainer: MakeTrainer, config: PPOConfig) -> None:
+    one_step = {"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    norms = [
+        train(make_trainer(config.model_copy(update={**one_step, "vf_coef": vf_coef})))[0]
+        for vf_coef in (0.1, 1.0)
+    ]
+    assert norms[1]["val/grad_norm"] == pytest.approx(10 * norms[0]["val/grad_norm"], rel=1e-4)
 
 
 def test_the_critics_gradient_does_not_touch_the_policys_step(
@@ -357,6 +430,25 @@ def test_a_price_on_length_teaches_the_policy_to_stop(
     assert eos_probability() > 4 * before
     assert rows[-1]["rollout/response_tokens"] < 0.5 * rows[0]["rollout/response_tokens"]
     assert rows[-1]["objective/scores"] > rows[0]["objective/scores"]
+
+
+def test_the_entropy_is_that_of_the_policys_distribution_per_token(
+    make_trainer: MakeTrainer, config: PPOConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_step = {"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    trainer = make_trainer(config.model_copy(update={**one_step, "learning_rate": 0.0}))
+    seen = record_minibatches(trainer, monkeypatch)
+    (metrics,) = train(trainer)
+    entropies: list[float] = []
+    minibatch = seen[0][1]
+    for row in range(8):
+        logits = trainer.policy(minibatch.input_ids[row : row + 1])[0].detach()
+        logits[:, list(trainer.tokenizer.never_sampled_ids)] = -math.inf
+        for index in range(int(minibatch.prompt_lengths[row]), int(minibatch.lengths[row])):
+            probabilities = [p for p in logits[index - 1].softmax(-1).tolist() if p > 0]
+            entropies.append(-sum(p * math.log(p) for p in probabilities))
+    mean = sum(entropies) / len(entropies)
+    assert metrics["policy/entropy_avg"] == pytest.approx(mean, rel=1e-4)
 
 
 def test_every_metric_is_a_finite_number_under_its_documented_name(

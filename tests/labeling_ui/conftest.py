@@ -1,0 +1,137 @@
+"""A labeling application in a process of its own, and Chromium to look at it with."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from labeling_ui.store import Store, open_store
+from pipeline.records import SampledResponse, SampleSet, write_rows
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+QUESTIONS = {"rude": "Is it rude?", "off_topic": "Is it off topic?"}
+
+SERVE = """
+import sys
+from pathlib import Path
+from labeling_ui.serve import serve
+from pipeline.config import RunConfig
+values = {"name": "demo", "data": {"tinyworld": {}}, "pretrain": {}, "label": {
+    "source": "browser", "questions": {"rude": "Is it rude?", "off_topic": "Is it off topic?"},
+    "instructions": "Judge how helpful each answer is."}}
+serve(RunConfig.model_validate(values), Path(sys.argv[1]), 0, next_command="align run demo.yaml")
+"""
+
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@dataclass
+class Server:
+    """A running application. ``link`` signs in once."""
+
+    process: subprocess.Popen[str]
+    link: str
+    database: Path
+
+    @property
+    def origin(self) -> str:
+        return self.link.partition("/enter")[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.origin.rpartition(":")[2])
+
+    def store(self) -> Store:
+        return open_store(self.database)
+
+    def stop(self) -> tuple[int, str]:
+        """Ctrl+C; the exit code and what was printed after the link."""
+        self.process.send_signal(signal.SIGINT)
+        printed, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, printed
+
+
+def sample_set(name: str, prompt: str, texts: Sequence[str]) -> SampleSet:
+    """A prompt with one response for each text; the policy must not show anywhere."""
+    responses = [
+        SampledResponse(
+            response_id=f"planted-{name}-{index}",
+            text=text,
+            policy="planted-policy",
+            seed=index,
+            temperature=1.0,
+            top_p=1.0,
+            finished=True,
+        )
+        for index, text in enumerate(texts)
+    ]
+    return SampleSet(prompt_id=name, prompt=prompt, responses=responses)
+
+
+def start(folder: Path, samples: Sequence[SampleSet]) -> Server:
+    """A server on a free port, up and running."""
+    (folder / "samples").mkdir(parents=True)
+    write_rows(folder / "samples" / "samples.jsonl", samples)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        found = re.search(r"http://127\.0\.0\.1:\d+/enter\?token=\S+", line)
+        if found:
+            return Server(process, found.group(), folder / "labels.db")
+    raise AssertionError(f"the application did not start:\n{printed}")
+
+
+Starter = Callable[[Sequence[SampleSet]], Server]
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts servers, each with its own run folder; all end with the module."""
+    running: list[Server] = []
+
+    def starter(samples: Sequence[SampleSet]) -> Server:
+        running.append(start(tmp_path_factory.mktemp("run") / "demo", samples))
+        return running[-1]
+
+    yield starter
+    for server in running:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def chromium(browser_path: str) -> Generator[Browser]:
+    """A headless Chromium that contacts nothing by itself."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
