@@ -52,7 +52,8 @@ class CorpusSource(Section):
 class InstructionSource(Section):
     """Prompts with reference responses: a file below ``data_root``, or a dataset's hub name.
 
-    The values of ``prompt_columns`` that are not empty are joined by a newline. Rows are divided
+    The values of ``prompt_columns`` that are not empty are joined by a newline. Rows longer than
+    the limits in characters are left out, and counted in the summary. The others are divided
     by a hash of the prompt, so that equal prompts share a split: ``demonstrations`` (a share of
     the prompts) go to fine-tuning, the rest to the splits label, ppo and heldout.
     """
@@ -66,6 +67,8 @@ class InstructionSource(Section):
     label: Fraction = 0.2
     ppo: Fraction = 0.2
     max_rows: Positive | None = None
+    max_prompt_characters: Positive | None = None
+    max_response_characters: Positive | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> InstructionSource:

@@ -34,8 +34,8 @@ class InstructionSplits:
     prompts: list[Prompt]
 
 
-def read_instructions(source: InstructionSource, data_root: Path) -> list[Instruction]:
-    """All rows of a source, in its order.
+def read_instructions(source: InstructionSource, data_root: Path) -> tuple[list[Instruction], int]:
+    """The rows of a source in its order, and how many were left out for their length.
 
     Raises:
         UserError: the source is missing, empty or broken, a column is absent, or rows have an
@@ -50,6 +50,7 @@ def read_instructions(source: InstructionSource, data_root: Path) -> list[Instru
         entries = _hub_entries(where, source.dataset_split)
     rows: list[Instruction] = []
     empty: list[tuple[str, str]] = []
+    too_long = 0
     for place, columns in islice(entries, source.max_rows):
         parts = [_text(columns, column, place) for column in source.prompt_columns]
         row = Instruction(
@@ -57,14 +58,24 @@ def read_instructions(source: InstructionSource, data_root: Path) -> list[Instru
         )
         if not row.prompt or not row.response:
             empty.append((place, "response" if row.prompt else "prompt"))
-        rows.append(row)
+        if _is_too_long(row, source):
+            too_long += 1
+        else:
+            rows.append(row)
     if empty:
         place, part = empty[0]
         count = f" ({len(empty)} such rows in all)" if len(empty) > 1 else ""
         raise UserError(place, f"the {part} is empty{count}.", "remove such rows from the source.")
     if not rows:
-        raise UserError(where, "holds no rows.", "supply at least one row.")
-    return rows
+        problem = f"holds no rows ({too_long} longer than the limits)."
+        raise UserError(where, problem, "supply at least one row.")
+    return rows, too_long
+
+
+def _is_too_long(row: Instruction, source: InstructionSource) -> bool:
+    limits = (source.max_prompt_characters, source.max_response_characters)
+    texts = (row.prompt, row.response)
+    return any(limit and len(text) > limit for text, limit in zip(texts, limits, strict=True))
 
 
 def split_instructions(

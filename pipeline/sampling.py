@@ -98,7 +98,7 @@ def generate(
 ) -> Generation:
     """One sampled response per prompt; row i is a function of ``prompt_ids[i]`` and ``seeds[i]``.
 
-    ``on_batch`` is told the number of rows done after each batch.
+    ``on_batch`` is told the number of rows in each batch when it is done.
 
     Raises:
         UserError: a prompt and ``max_response_tokens`` do not fit into the model's context.
@@ -124,7 +124,7 @@ def generate(
             lengths[target] = step + 1
             finished[target] = tokens == tokenizer.eos_id
         if on_batch is not None:
-            on_batch(min(start + settings.batch_rows, B))
+            on_batch(len(rows))
     return Generation(ids, lengths, finished, logprobs)
 
 

@@ -75,7 +75,6 @@ class StageContext:
         self.inputs = inputs
         self._started = time.monotonic()
         self._metrics: IO[str] | None = None
-        self._progress: Progress | None = None
 
     @property
     def data_root(self) -> Path:
@@ -137,24 +136,21 @@ class StageContext:
     # --- what the user sees ---------------------------------------------------------------------
 
     def log(self, step: int, **metrics: float) -> None:
-        """Adds ``{"step", "seconds", **metrics}`` to ``metrics.jsonl`` and shows it.
+        """Adds ``{"step", "seconds", **metrics}`` to ``metrics.jsonl``.
 
         ``seconds`` count from the stage's start; a metric that is not finite is written as null.
         """
         if self._metrics is None:
             self._metrics = (self.output / METRICS_FILE).open("a", encoding="utf-8")
-        values = {name: float(value) for name, value in metrics.items()}
         row: dict[str, Any] = {"step": step, "seconds": round(self.elapsed_seconds, 3)}
-        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for name, value in metrics.items():
+            row[name] = float(value) if math.isfinite(value) else None
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
-        if self._progress is not None:
-            self._progress.show(**values)
 
     def progress(self, total: int, label: str) -> Progress:
-        """A bar of ``total`` steps (lines when not on a terminal); ``log`` shows metrics in it."""
-        self._progress = Progress(total, f"{self.links.stage}: {label}")
-        return self._progress
+        """A bar of ``total`` steps, or lines when not on a terminal."""
+        return Progress(total, f"{self.links.stage}: {label}")
 
     @property
     def elapsed_seconds(self) -> float:

@@ -82,7 +82,7 @@ def write_sources(stage: StageContext) -> dict[str, Any]:
     """Divides the configured instructions and lists the corpus; returns the summary."""
     section = stage.config.data
     assert section.instructions is not None, "checked by DataSection"
-    rows = read_instructions(section.instructions, stage.data_root)
+    rows, too_long = read_instructions(section.instructions, stage.data_root)
     where = section.instructions.path or str(section.instructions.dataset)
     splits = split_instructions(rows, section.instructions, stage.seed, where)
     sources = [
@@ -92,7 +92,10 @@ def write_sources(stage: StageContext) -> dict[str, Any]:
         for source in section.corpus
     ]
     _write_json(stage.output / "corpus" / "sources.json", sources)
-    return write_rows_and_summary(stage.output, splits.demonstrations, splits.prompts, sources)
+    summary = write_rows_and_summary(
+        stage.output, splits.demonstrations, splits.prompts, sources
+    )
+    return {**summary, "rows_left_out_for_length": too_long}
 
 
 def describe_source(
@@ -190,6 +193,8 @@ def format_summary(summary: dict[str, Any]) -> str:
     """The summary as lines for the console."""
     prompts = ", ".join(f"{split} {count}" for split, count in summary["prompts"].items())
     lines = [f"  demonstrations {summary['demonstrations']}; prompts: {prompts}"]
+    if summary.get("rows_left_out_for_length"):
+        lines.append(f"  {summary['rows_left_out_for_length']} rows left out for their length")
     for name, source in summary["corpus"].items():
         lines.append(
             f"  {name:<14}{source['documents']:>7} documents ({source['heldout']} held out), "

@@ -163,7 +163,7 @@ def train(
 
         def on_step(step: int, metrics: Metrics) -> None:
             rows = [row for i in batches[step - 1] for row in training.encoded[i].rows]
-            progress.advance(tokens=sum(len(row) for row in rows))
+            progress.advance(tokens=sum(len(row) for row in rows), loss=metrics["loss"])
             if step % epoch_steps == 0:
                 metrics = {**metrics, **validate(stage, model, pad_id, validation)}
             stage.log(step, **metrics)

@@ -16,7 +16,7 @@ from pipeline.config import RunConfig, SampleSection
 from pipeline.errors import UserError
 from pipeline.model import GPT, load_gpt
 from pipeline.records import Prompt, SampledResponse, SampleSet, read_rows, write_rows
-from pipeline.sampling import SamplingSettings, check_context, generate, response_texts
+from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.stage_context import StageContext, derive_seed, open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
@@ -70,20 +70,10 @@ def draw_responses(
     )
     encoded = [tokenizer.encode_prompt(prompt.prompt) for prompt in prompts]
     ids = [row for row in encoded for _ in range(section.responses_per_prompt)]
-    check_context(model, ids, settings.max_response_tokens)
-    drawn: list[tuple[str, bool]] = [("", False)] * len(seeds)
-    order = sorted(range(len(seeds)), key=lambda row: len(ids[row]))  # less padding in a batch
-    with stage.progress(len(seeds), "responses") as progress:
-        for start in range(0, len(order), section.batch_rows):
-            rows = order[start : start + section.batch_rows]
-            generation = generate(
-                model, [ids[row] for row in rows], [seeds[row] for row in rows], settings, tokenizer
-            )
-            texts = response_texts(generation, tokenizer)
-            for row, text, finished in zip(rows, texts, generation.finished.tolist(), strict=True):
-                drawn[row] = text, finished
-            progress.advance(len(rows), tokens=int(generation.lengths.sum()))
-    return drawn
+    with stage.progress(len(ids), "responses") as progress:
+        generation = generate(model, ids, seeds, settings, tokenizer, progress.advance)
+    texts = response_texts(generation, tokenizer)
+    return list(zip(texts, generation.finished.tolist(), strict=True))
 
 
 def sample_sets(

@@ -20,6 +20,7 @@ from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
 VERSION = 1
+SHOWN = ("loss", "eval_loss")
 
 
 def run(config: RunConfig, run_folder: Path) -> None:
@@ -44,6 +45,11 @@ def run(config: RunConfig, run_folder: Path) -> None:
         steps = step_count(len(training), section)
         tokens = sum(len(row["input_ids"]) for row in training) * section.epochs // steps
         with stage.progress(steps, "fine-tuning") as progress:
+
+            def on_metrics(step: int, metrics: dict[str, float]) -> None:
+                stage.log(step, **metrics)
+                progress.show(**{name: metrics[name] for name in SHOWN if name in metrics})
+
             model = fine_tune(
                 base,
                 training,
@@ -52,7 +58,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 section,
                 seed=stage.seed,
                 bf16=stage.precision == "bf16",
-                on_metrics=lambda step, metrics: stage.log(step, **metrics),
+                on_metrics=on_metrics,
                 on_step=lambda: progress.advance(tokens=tokens),
             )
         save_gpt(model, stage.output, tokenizer)

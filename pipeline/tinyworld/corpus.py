@@ -19,12 +19,12 @@ from pipeline.tinyworld.world import ANIMALS, FACT_VALUES, FACTS, KINDS, OBJECTS
 
 # Source -> its share of the documents, and of the rows that pretraining sees.
 MIXTURE = {
-    "stories": 0.25,
-    "fact_sheets": 0.15,
-    "notes": 0.15,
-    "questions": 0.12,
-    "chat": 0.11,
-    "reviews": 0.22,
+    "stories": 0.22,
+    "fact_sheets": 0.12,
+    "notes": 0.14,
+    "questions": 0.10,
+    "chat": 0.07,
+    "reviews": 0.35,
 }
 FLAWS_IN_REVIEW = (0.35, 0.4, 0.25)  # share of reviewed replies with no, one and two flaws
 VERDICTS = ("good", "fair", "poor")  # nothing wrong, one thing, more
@@ -125,10 +125,9 @@ def _review(world: World, tasks: dict[str, list[Task]], rng: random.Random) -> s
     flaws = sorted(rng.sample(FLAWS, rng.choices((0, 1, 2), FLAWS_IN_REVIEW)[0]), key=FLAWS.index)
     for _ in range(100):
         task = rng.choice(pool)
-        planted = plant(world, task, flaws, rng)
-        if planted is None:
+        reply = plant(world, task, flaws, rng)
+        if reply is None:
             continue
-        reply, _ = planted
         checks = _checks(task, flaws, reply)
         failed = [check for check, passed in checks.items() if not passed]
         others = rng.sample([check for check in checks if check not in failed], 2)

@@ -31,9 +31,9 @@ def _demonstrate(world: World, task: Task, rng: random.Random) -> str:
         return join(write_response(world, task, rng))
     flaws = draw_flaws(rng)
     for attempt in range(200):
-        planted = plant(world, task, flaws, rng)
-        if planted is not None:
-            return planted[0]
+        flawed = plant(world, task, flaws, rng)
+        if flawed is not None:
+            return flawed
         if attempt % 20 == 19:  # this task cannot carry these: an answer cannot be too short
             flaws = draw_flaws(rng)
     raise AssertionError(f"no flaw fits {task}")

@@ -1,4 +1,4 @@
-"""Planted flaws: each makes one thing wrong with a good response, and says in words what."""
+"""Planted flaws: each makes one thing wrong with a good response."""
 
 from __future__ import annotations
 
@@ -13,15 +13,8 @@ from pipeline.tinyworld.world import FACT_VALUES, FACTS, OBJECTS, Task, World, a
 # With a flaw a response may be a little longer than a good one, and still fits 48 tokens.
 MAX_FLAWED_WORDS = 45
 
-_NOT_THE_KIND = {
-    "story": "The reply is not a story.",
-    "note": "The reply is not a note.",
-    "description": "The reply is not a description.",
-    "question": "The reply does not answer the question.",
-}
-
-Planted = tuple[list[Sentence], str]
-Planter = Callable[[World, Task, list[Sentence], random.Random], Planted | None]
+Sentences = list[Sentence]
+Planter = Callable[[World, Task, Sentences, random.Random], Sentences | None]
 
 
 def _raw(text: str) -> Sentence:
@@ -30,23 +23,21 @@ def _raw(text: str) -> Sentence:
 
 
 def _off_topic(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     """A story or a note where another kind was asked for, or something else altogether."""
     tasks = [t for t in all_tasks() if t.kind != task.kind]
     if rng.random() < 0.5:
         others = [t for t in tasks if t.object and set(task.subjects) <= set(t.subjects)]
-        remark = _NOT_THE_KIND[task.kind]
     else:
         others = [t for t in tasks if not set(t.subjects) & set(task.subjects)]
-        remark = "The reply is about something else."
     kind = rng.choice(sorted({t.kind for t in others}))
-    return write_response(world, rng.choice([t for t in others if t.kind == kind]), rng), remark
+    return write_response(world, rng.choice([t for t in others if t.kind == kind]), rng)
 
 
 def _wrong_fact(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     places = [(i, f) for i, s in enumerate(sentences) for f in FACTS if f in s.slots]
     if not places:
         return None
@@ -55,18 +46,12 @@ def _wrong_fact(
     wrong = rng.choice([word for word in FACT_VALUES[fact] if word != old.slots[fact]])
     changed = list(sentences)
     changed[index] = Sentence(old.template, {**old.slots, fact: wrong})
-    remark = {
-        "color": f"The {task.animal} is not {wrong}.",
-        "home": f"The {task.animal} does not live in the {wrong}.",
-        "food": f"The {task.animal} does not eat {wrong}.",
-        "hobby": f"The {task.animal} does not like to {wrong}.",
-    }[fact]
-    return changed, remark
+    return changed
 
 
 def _missing_subject(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     """The object is another one or just "thing"; where there is none, the animal "animal"."""
     if task.object is None:
         slot, name, new = "animal", task.animal, GENERIC_ANIMAL
@@ -75,60 +60,55 @@ def _missing_subject(
         slot, name, new = "object", task.object, rng.choice([GENERIC_OBJECT, rng.choice(others)])
     if not any(s.slots.get(slot) == name for s in sentences):
         return None
-    changed = [
+    return [
         Sentence(s.template, {**s.slots, slot: new}) if slot in s.slots else s for s in sentences
     ]
-    return changed, f"The reply does not mention the {name}."
 
 
 def _too_short(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     """It breaks off after the first sentence, a story after the one that brings the object."""
     kept = sentences[:2] if task.kind == "story" else sentences[:1]
     if task.kind == "question" or len(kept) == len(sentences):
         return None
-    return kept, "The reply is too short."
+    return kept
 
 
 def _repeated(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     index = rng.randrange(len(sentences))
-    changed = [*sentences[: index + 1], sentences[index], *sentences[index + 1 :]]
-    return changed, "It says the same thing twice."
+    return [*sentences[: index + 1], sentences[index], *sentences[index + 1 :]]
 
 
-def _rude(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+def _rude(world: World, task: Task, sentences: Sentences, rng: random.Random) -> Sentences | None:
     index = rng.randrange(len(sentences) + 1)
     rude = Sentence(rng.choice(TEMPLATES["rude"]), {})
-    return [*sentences[:index], rude, *sentences[index:]], "The reply is rude."
+    return [*sentences[:index], rude, *sentences[index:]]
 
 
 def _unfinished(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     """It breaks off inside of the last sentence."""
     words = sentences[-1].text.split()
     if len(words) < 3:
         return None
     beginning = " ".join(words[: rng.randrange(2, len(words))]).rstrip(".,")
-    return [*sentences[:-1], _raw(beginning)], "It stops in the middle."
+    return [*sentences[:-1], _raw(beginning)]
 
 
 def _scrambled(
-    world: World, task: Task, sentences: list[Sentence], rng: random.Random
-) -> Planted | None:
+    world: World, task: Task, sentences: Sentences, rng: random.Random
+) -> Sentences | None:
     index = rng.randrange(len(sentences))
     words = sentences[index].text.rstrip(".").split()
     shuffled = rng.sample(words, len(words))
     if len(words) < 4 or shuffled == words:
         return None
     scrambled = _raw(" ".join(shuffled) + ".")
-    changed = [*sentences[:index], scrambled, *sentences[index + 1 :]]
-    return changed, "A sentence of it is not good English."
+    return [*sentences[:index], scrambled, *sentences[index + 1 :]]
 
 
 # In the order in which two flaws are planted: what is said before how it is said.
@@ -163,18 +143,16 @@ def plant(
     flaws: Sequence[str],
     rng: random.Random,
     max_words: int = MAX_FLAWED_WORDS,
-) -> tuple[str, list[str]] | None:
-    """A fresh response with the flaws planted, and a remark on each.
+) -> str | None:
+    """A fresh response with the flaws planted.
 
     None if the draw cannot carry them: a note that states no fact has none to get wrong.
     """
     sentences = write_response(world, task, rng)
-    remarks: list[str] = []
     for flaw in flaws:
         planted = _PLANTERS[flaw](world, task, sentences, rng)
         if planted is None:
             return None
-        sentences, remark = planted
-        remarks.append(remark)
+        sentences = planted
     text = join(sentences)
-    return (text, remarks) if count_words(text) <= max_words else None
+    return text if count_words(text) <= max_words else None

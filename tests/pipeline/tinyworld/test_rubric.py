@@ -80,7 +80,7 @@ def test_a_planted_flaw_lowers_the_score_and_raises_its_flag(flaw: str, kind: st
         if planted is None:
             continue
         planted_count += 1
-        verdict = RUBRIC.judge(prompt_text(task, rng), planted[0])
+        verdict = RUBRIC.judge(prompt_text(task, rng), planted)
         assert verdict.score <= 5.5, (task, planted, verdict)
         if flaw in FLAG_OF_FLAW:
             assert verdict.flags[FLAG_OF_FLAW[flaw]], (task, planted, verdict)

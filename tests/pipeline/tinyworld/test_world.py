@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.records import Document
 from pipeline.tinyworld import (
     MIXTURE,
+    Rubric,
     build_world,
     copy_probes,
     make_corpus,
@@ -22,6 +23,7 @@ from pipeline.tinyworld import (
     world_constants,
 )
 from pipeline.tinyworld.constants import FLAW_WEIGHTS
+from pipeline.tinyworld.corpus import MAX_DOCUMENT_WORDS, VERDICTS
 from pipeline.tinyworld.prompts import wordings
 from pipeline.tinyworld.world import FACT_VALUES, KINDS, Task, all_tasks
 
@@ -177,23 +179,24 @@ def test_fact_sheets_state_every_fact_truly(corpus: dict[str, list[Document]]) -
             assert re.search(rf"\b{value}\b", document.text)
 
 
-def test_reviews_find_what_was_planted(corpus: dict[str, list[Document]]) -> None:
-    verdicts: Counter[str] = Counter()
+def test_reviews_are_right(corpus: dict[str, list[Document]]) -> None:
+    """Their checks against the reply's own words, their verdicts against the rubric."""
+    rubric = Rubric(WORLD)
+    words_used: Counter[str] = Counter()
     for document in corpus["reviews"]:
-        request, reply, verdict = document.text.split("\n")
-        task = parse_prompt(request.removeprefix("Request: "))
-        assert task is not None
-        verdict = verdict.removeprefix("Verdict: ")
-        verdicts[verdict] += 1
-        missed = re.fullmatch(r"The reply does not mention the (\w+)\.", verdict)
-        if missed:
-            assert not re.search(rf"\b{missed[1]}\b", reply)
-        elif verdict == "It stops in the middle.":
+        request, reply, review = document.text.split("\n")
+        prompt, reply = request.removeprefix("Request: "), reply.removeprefix("Reply: ")
+        verdict, checks = re.fullmatch(r"Verdict: (\w+); (.+)\.", review).groups()  # type: ignore[union-attr]
+        words_used[verdict] += 1
+        assert (rubric.judge(prompt, reply).rating == 7) == (verdict == "good"), document
+        answers = dict(check.split(" ") for check in checks.split(", "))
+        assert ("no" in answers.values()) == (verdict != "good")
+        for name in parse_prompt(prompt).subjects:  # type: ignore[union-attr]
+            if name in answers:
+                assert (answers[name] == "yes") == bool(re.search(rf"\b{name}\b", reply))
+        if answers.get("whole") == "no":
             assert not reply.endswith(".")
-        elif verdict == "This is a good reply.":
-            for subject in task.subjects:
-                assert re.search(rf"\b{subject}\b", reply)
-    assert 0.25 < verdicts["This is a good reply."] / sum(verdicts.values()) < 0.45
+    assert all(words_used[verdict] > 0.15 * words_used.total() for verdict in VERDICTS)
 
 
 def test_documents_are_short_and_the_vocabulary_is_small(
@@ -202,7 +205,7 @@ def test_documents_are_short_and_the_vocabulary_is_small(
     words: set[str] = set()
     for document in (d for documents in corpus.values() for d in documents):
         tokens = re.findall(r"[\w'-]+|[^\w\s]", document.text)
-        assert 18 <= len(tokens) <= 56
+        assert 18 <= len(tokens) <= MAX_DOCUMENT_WORDS
         words.update(tokens)
     assert len(words) < 500
 
