@@ -107,8 +107,16 @@ def label_command(
     """Open the labeling application of a run in the browser."""
     values = read_config(config, overrides or [])
     from labeling_ui.serve import serve
+    from stages.label import label_questions
 
-    serve(values, run_folder_of(values), port, open_browser)
+    serve(
+        values,
+        run_folder_of(values),
+        port,
+        open_browser,
+        questions=label_questions(values),
+        next_command=f"align run {config}",
+    )
 
 
 def main() -> None:

@@ -92,9 +92,7 @@ def write_sources(stage: StageContext) -> dict[str, Any]:
         for source in section.corpus
     ]
     _write_json(stage.output / "corpus" / "sources.json", sources)
-    summary = write_rows_and_summary(
-        stage.output, splits.demonstrations, splits.prompts, sources
-    )
+    summary = write_rows_and_summary(stage.output, splits.demonstrations, splits.prompts, sources)
     return {**summary, "rows_left_out_for_length": too_long}
 
 

@@ -1,0 +1,188 @@
+"""The quickstart over several seeds, each a new world: does every stage do what it is for?
+
+    python -m benchmarks.quickstart --seeds 5
+    python -m benchmarks.quickstart --quick
+
+Every seed writes another world (facts, splits, prompts, demonstrations, labelers), so the held-out
+prompts of these seeds were never looked at while settings were chosen, which was done on seed 0.
+The judge is the world's rubric without noise. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config_file import load_config
+from pipeline.evaluation import Leaf, paired_difference
+from stages.cli import run_folder_of
+from stages.run import run_chain
+
+CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+FIRST_SEED = 1000
+QUICK = (
+    "data.tinyworld.documents=300",
+    "data.tinyworld.demonstrations=40",
+    "data.tinyworld.label_prompts=24",
+    "data.tinyworld.ppo_prompts=40",
+    "data.tinyworld.heldout_prompts=30",
+    "pretrain.layers=2",
+    "pretrain.width=64",
+    "pretrain.steps=30",
+    "pretrain.copy_probe_minimum=null",
+    "sft.epochs=1",
+    "reward.epochs=1",
+    "ppo.total_episodes=128",
+)
+
+
+def run_seed(seed: int, quick: bool) -> Path:
+    """The folder of a finished run; one that is finished already is taken as it is."""
+    name = f"benchmark-quickstart-{'quick-' if quick else ''}{seed}"
+    overrides = [f"seed={seed}", f"name={name}", *(QUICK if quick else ())]
+    config = load_config(CONFIG, overrides)
+    run_folder = run_folder_of(config)
+    run_chain(config, run_folder, say=lambda line: print(f"  {line.splitlines()[0]}", flush=True))
+    return run_folder
+
+
+def read_report(run_folder: Path) -> dict[str, Any]:
+    """``compare/report.json`` of a run."""
+    return json.loads((run_folder / "compare" / "report.json").read_text(encoding="utf-8"))
+
+
+def pair(report: dict[str, Any], a: str, b: str) -> dict[str, Any]:
+    """The report's entry on checkpoint ``a`` against ``b``."""
+    return next(entry for entry in report["pairs"] if (entry["a"], entry["b"]) == (a, b))
+
+
+def pooled_flags(run_folders: Sequence[Path]) -> dict[str, Leaf]:
+    """For each of the world's flags: its share in ppo less that in sft, over all runs' prompts."""
+    answers: dict[str, dict[str, list[bool | None]]] = {"sft": {}, "ppo": {}}
+    for folder in run_folders:
+        path = folder / "compare" / "responses.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["checkpoint"] in answers:
+                for flag, value in row["answers"].items():
+                    answers[row["checkpoint"]].setdefault(flag, []).append(value)
+    return {
+        flag: paired_difference(answers["ppo"][flag], answers["sft"][flag])
+        for flag in answers["ppo"]
+    }
+
+
+def seed_figures(run_folder: Path) -> dict[str, Any]:
+    """One seed's ratings, win rates and minutes."""
+    report = read_report(run_folder)
+    checkpoints = report["checkpoints"]
+    seconds = {
+        json.loads(path.read_text(encoding="utf-8"))["stage"]: json.loads(
+            path.read_text(encoding="utf-8")
+        )["seconds"]
+        for path in sorted(run_folder.glob("*/manifest.json"))
+    }
+    reward = json.loads((run_folder / "reward" / "report.json").read_text(encoding="utf-8"))
+    return {
+        "rating": {name: checkpoints[name]["rating"] for name in checkpoints},
+        "distinct": {name: checkpoints[name]["distinct_answers"]["mean"] for name in checkpoints},
+        "empty": {name: checkpoints[name]["empty"]["mean"] for name in checkpoints},
+        "ppo_over_sft": {
+            key: pair(report, "ppo", "sft")[key]
+            for key in ("win_rate", "ci95", "n", "length_controlled_win_rate")
+        },
+        "reward_accuracy_on_labels": reward["validation"]["accuracy"]["mean"],
+        "minutes": sum(seconds.values()) / 60,
+    }
+
+
+def verdicts(seeds: Sequence[dict[str, Any]], flags: dict[str, Leaf]) -> dict[str, bool]:
+    """What the quickstart promises, and whether it holds here."""
+    win_rates = [seed["ppo_over_sft"]["win_rate"] for seed in seeds]
+    ratings = [seed["rating"] for seed in seeds]
+    return {
+        "base < sft < ppo, intervals apart, in every seed": all(
+            r["base"]["ci95"][1] < r["sft"]["ci95"][0] and r["sft"]["ci95"][1] < r["ppo"]["ci95"][0]
+            for r in ratings
+        ),
+        "sft >= 3.5 in every seed": all(r["sft"]["mean"] >= 3.5 for r in ratings),
+        "ppo beats sft in >= 60 % in every seed": min(win_rates) >= 0.60,
+        "ppo beats sft in >= 68 % on average": statistics.mean(win_rates) >= 0.68,
+        "no flag above sft's, pooled": all(
+            (leaf["ci95"] or [1.0])[0] <= 0 for leaf in flags.values()
+        ),
+        "distinct answers >= 90 % of sft's in every seed": all(
+            s["distinct"]["ppo"] >= 0.9 * s["distinct"]["sft"] for s in seeds
+        ),
+        "empty answers < 1 % in every seed": all(s["empty"]["ppo"] < 0.01 for s in seeds),
+    }
+
+
+def interval(leaf: Leaf, scale: float = 1.0, digits: int = 2) -> str:
+    """``mean [low, high]``."""
+    values = [leaf["mean"], *(leaf["ci95"] or [])]
+    mean, *ends = [f"{scale * value:.{digits}f}" if value is not None else "–" for value in values]
+    return f"{mean} [{', '.join(ends)}]"
+
+
+def print_table(numbers: Sequence[int], seeds: Sequence[dict[str, Any]]) -> None:
+    """The table of the README."""
+    print("\n| seed | base | sft | ppo | ppo beats sft, % | distinct sft → ppo | minutes |")
+    print("|---|---|---|---|---|---|---|")
+    for number, seed in zip(numbers, seeds, strict=True):
+        rating, win = seed["rating"], seed["ppo_over_sft"]
+        low, high = win["ci95"]
+        cells = [
+            str(number),
+            *(interval(rating[name]) for name in ("base", "sft", "ppo")),
+            f"{100 * win['win_rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+            f"{seed['distinct']['sft']:.2f} → {seed['distinct']['ppo']:.2f}",
+            f"{seed['minutes']:.1f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Runs the seeds, prints table, flags and verdicts, and the figures as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5, help="how many worlds")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--quick", action="store_true", help="one tiny seed: does it run?")
+    arguments = parser.parse_args()
+    count = 1 if arguments.quick else arguments.seeds
+    numbers = range(arguments.first_seed, arguments.first_seed + count)
+    folders: list[Path] = []
+    for number in numbers:
+        print(f"seed {number}", flush=True)
+        folders.append(run_seed(number, arguments.quick))
+    seeds = [seed_figures(folder) for folder in folders]
+    flags = pooled_flags(folders)
+    held = verdicts(seeds, flags)
+    print_table(numbers, seeds)
+    print("\nflags, ppo less sft, percentage points:")
+    for flag, leaf in flags.items():
+        print(f"  {flag:<15}{interval(leaf, 100, 1)}  n = {leaf['n']}")
+    print()
+    for promise, holds in held.items():
+        print(f"  {'yes' if holds else 'NO ':<4}{promise}")
+    win_rates = [seed["ppo_over_sft"]["win_rate"] for seed in seeds]
+    figures = {
+        "seeds": dict(zip(map(str, numbers), seeds, strict=True)),
+        "mean_win_rate": statistics.mean(win_rates),
+        "min_win_rate": min(win_rates),
+        "flag_differences": flags,
+        "promises": held,
+        "n_seeds": len(seeds),
+        "machine": platform.processor() or platform.machine(),
+        "settings": read_report(folders[0])["settings"],
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
