@@ -289,13 +289,24 @@ def _method(report: Mapping[str, Any]) -> str:
 
 
 def _definitions(values: Mapping[str, Any]) -> str:
+    """A definition list; a mapping of plain values stands on one line."""
     rows = "".join(
-        f"<dt>{text(str(name).replace('_', ' '))}</dt><dd>"
-        + (_definitions(value) if isinstance(value, Mapping) else text(_scalar(value)))
-        + "</dd>"
+        f"<dt>{text(_words(name))}</dt><dd>{_definition(value)}</dd>"
         for name, value in values.items()
     )
     return f"<dl>{rows}</dl>"
+
+
+def _definition(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return text(_scalar(value))
+    if any(isinstance(inner, Mapping) for inner in value.values()):
+        return _definitions(value)
+    return text(" · ".join(f"{_words(name)} {_scalar(inner)}" for name, inner in value.items()))
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ").lower()
 
 
 def _scalar(value: object) -> str:
