@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts import file_sha256
 from pipeline.errors import UserError
-from pipeline.records import iter_json_lines
+from pipeline.records import Row, iter_json_lines, parse_row
 from pipeline.tokenizer import Tokenizer
 
 Rows = NDArray[np.int64]  # (rows, T + 1): inputs are [:, :-1], targets [:, 1:]
@@ -50,31 +51,50 @@ def document_is_heldout(seed: int, source: str, document_id: str, fraction: floa
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
+class SourceEntry(Row):
+    """One entry of ``corpus/sources.json``: where a source's texts are, and which are held out.
+
+    ``path`` starts in the run's ``data/corpus/`` for the embedded world's texts, else in
+    ``data_root``.
+    """
+
+    name: str
+    path: str
+    proportion: float
+    text_column: str
+    id_column: str | None
+    sha256: str
+    bytes: int
+    documents: int
+    heldout_ids: list[str]
+
+
 def load_sources(data_folder: Path, data_root: Path) -> list[SourceTexts]:
     """The sources that ``corpus/sources.json`` lists, read from the run or from ``data_root``.
 
     Raises:
-        UserError: a listed file is missing or broken, or a source has no training text.
+        UserError: a listed file is missing, broken or no longer the one that was listed, or a
+            source has no training text.
     """
-    listing = json.loads((data_folder / "corpus" / "sources.json").read_text(encoding="utf-8"))
-    return [_load_source(entry, data_folder, data_root) for entry in listing]
+    corpus = data_folder / "corpus"
+    listing = json.loads((corpus / "sources.json").read_text(encoding="utf-8"))
+    return [
+        _load_source(parse_row(SourceEntry, entry, str(corpus / "sources.json")), corpus, data_root)
+        for entry in listing
+    ]
 
 
-def _load_source(entry: dict[str, object], data_folder: Path, data_root: Path) -> SourceTexts:
-    inside = data_folder / "corpus" / str(entry["path"])
-    path = inside if inside.exists() else data_root / str(entry["path"])
-    heldout_ids = set(entry["heldout_ids"])  # pyright: ignore[reportArgumentType]
-    train: list[str] = []
-    heldout: list[str] = []
-    for document_id, text in read_documents(
-        path,
-        str(entry["text_column"]),
-        entry.get("id_column"),  # pyright: ignore
-    ):
-        (heldout if document_id in heldout_ids else train).append(text)
+def _load_source(entry: SourceEntry, corpus: Path, data_root: Path) -> SourceTexts:
+    path = corpus / entry.path if (corpus / entry.path).exists() else data_root / entry.path
+    texts = list(read_documents(path, entry.text_column, entry.id_column))
+    if file_sha256(path) != entry.sha256:
+        raise UserError(path, "has changed since the data stage.", "run the stage data again.")
+    held_out = set(entry.heldout_ids)
+    train = [text for document_id, text in texts if document_id not in held_out]
     if not train:
         raise UserError(path, "has no training documents.", "supply more documents.")
-    return SourceTexts(str(entry["name"]), float(entry["proportion"]), train, heldout)  # pyright: ignore
+    heldout = [text for document_id, text in texts if document_id in held_out]
+    return SourceTexts(entry.name, entry.proportion, train, heldout)
 
 
 def read_documents(

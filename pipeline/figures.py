@@ -18,6 +18,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.verdict import number
+
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 SERIES = ("#010a01", "#010b01", "#010c01", "#010d01", "#010e01", "#010f01")
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
@@ -52,20 +54,29 @@ def rating_figure(checkpoints: Mapping[str, Any]) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, 0.5 + 0.95 * len(checkpoints)))
         axes = figure.subplots(len(checkpoints), 1, sharex=True, sharey=True, squeeze=False)
+        shares_of = {name: _shares(c["rating_counts"]) for name, c in checkpoints.items()}
+        height = 1.45 * max(max(shares) for shares in shares_of.values())
         for index, (name, checkpoint) in enumerate(checkpoints.items()):
             ax: Axes = axes[index, 0]
-            counts = [checkpoint["rating_counts"][str(rating)] for rating in range(1, 8)]
-            shares = [100 * count / sum(counts) for count in counts]
+            shares = shares_of[name]
             ax.bar(range(1, 8), shares, width=0.78, color=_series(index))
             for rating, value in enumerate(shares, start=1):
-                ax.text(rating, value + 1.5, f"{value:.0f}", ha="center", color=MUTED, fontsize=9)
-            mean = checkpoint["rating"]["mean"]
-            ax.plot([mean, mean], [0, 88], color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
-            side = -1 if mean > 4 else 1
+                ax.text(
+                    rating,
+                    value + 0.02 * height,
+                    f"{value:.0f}",
+                    ha="center",
+                    color=MUTED,
+                    fontsize=9,
+                )
+            leaf = checkpoint["rating"]
+            ax.plot(leaf["mean"], 0.9 * height, "v", color=INK, markersize=6)
+            side = -1 if leaf["mean"] > 4 else 1
+            label = f"mean {number(leaf)}"
             align = "right" if side < 0 else "left"
-            ax.text(mean + 0.08 * side, 80, f"mean {mean:.2f}", ha=align, fontsize=9.5)
+            ax.text(leaf["mean"] + 0.15 * side, 0.85 * height, label, ha=align, fontsize=9.5)
             ax.set_ylabel(_plain(name), rotation=0, ha="right", va="center", color=INK)
-            ax.set(ylim=(0, 100), yticks=[])
+            ax.set(ylim=(0, height), yticks=[])
             ax.spines["left"].set_visible(False)
         axes[-1, 0].set(xticks=range(1, 8), xlabel="rating (bars: % of prompts)")
         return _svg(figure, "ratings", "Distribution of ratings per checkpoint")
@@ -125,15 +136,19 @@ def curve_figure(
             ax: Axes = axes[index, 0]
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             steps, values = [p[0] for p in points], [p[1] for p in points]
-            ax.plot(steps, values, color=_series(2 - index), linewidth=1.8)
-            if len(points) == 1:
-                ax.plot(steps, values, "o", color=_series(2 - index))
+            ax.plot(steps, values, "o" if len(points) == 1 else "-", color=_series(2), lw=1.8)
             ax.set_title(_plain(label), loc="left", fontsize=10.5, color=INK)
             ax.grid(axis="y")
             ax.margins(x=0.02)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[-1, 0].set_xlabel(xlabel)
         return _svg(figure, name, title)
+
+
+def _shares(counts: Mapping[str, int]) -> list[float]:
+    """The percentages of the ratings 1 to 7."""
+    total = sum(counts.values())
+    return [100 * counts[str(rating)] / total for rating in range(1, 8)]
 
 
 def _point(

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -232,7 +232,7 @@ def iter_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(line)
+        values: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(
             where, f"not valid JSON ({error.msg} at column {error.colno}).", "mend this line."
@@ -241,7 +241,7 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
         raise UserError(
             where, f"expected a JSON object, got {_shorten(values)}.", "mend this line."
         )
-    return values
+    return cast("dict[str, Any]", values)
 
 
 def read_rows(path: str | Path, model: type[RowT]) -> list[RowT]:

@@ -89,11 +89,10 @@ def _judge(report: Mapping[str, Any]) -> str:
 def _verdict(report: Mapping[str, Any]) -> str:
     verdict = decide(report)
     evidence = "".join(f"<li>{text(line)}</li>" for line in verdict.evidence)
+    warnings = ""
     if verdict.warnings:
         lines = "".join(f"<li>{text(line)}</li>" for line in verdict.warnings)
         warnings = f'<div class="warnings"><strong>Look at first</strong><ul>{lines}</ul></div>'
-    else:
-        warnings = '<p class="clear">✓ No measured flaw became more frequent.</p>'
     kind = "winner" if verdict.name else "open"
     return (
         f'<section class="card verdict {kind}" aria-label="Verdict">'
@@ -102,7 +101,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _table(report: Mapping[str, Any]) -> str:
-    checkpoints = report["checkpoints"]
+    checkpoints, wording = report["checkpoints"], report["settings"].get("questions", {})
     heads = "".join(
         f'<th scope="col">{_swatch(index)}{text(name)}</th>'
         for index, name in enumerate(checkpoints)
@@ -119,7 +118,7 @@ def _table(report: Mapping[str, Any]) -> str:
     rows += [
         _row(
             question.replace("_", " ") + ARROWS[-1],
-            "% of responses with this flaw",
+            f"% yes: {wording.get(question, 'has this flaw')}",
             [c["answers"].get(question) for c in checkpoints.values()],
             100,
             1,

@@ -41,7 +41,6 @@ p { margin: 0 0 10px; max-width: 78ch; }
 .verdict .warnings { margin-top: 14px; padding: 10px 14px; border-radius: 8px;
   background: var(--warn-soft); }
 .verdict .warnings strong { color: var(--warn); }
-.verdict .clear { margin: 14px 0 0; color: var(--good); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--muted); font-size: .9rem; padding-bottom: 10px; }
@@ -101,9 +100,10 @@ footer { height: 50px; }
   .card { padding: 14px; }
   h1 { font-size: 1.35rem; }
   .verdict .headline { font-size: 1.12rem; }
-  tbody th { min-width: 112px; }
-  tbody th small { max-width: 20ch; }
-  td .interval { display: block; font-size: .85rem; }
+  th, td { padding-right: 8px; }
+  tbody th { min-width: 84px; font-size: .82rem; }
+  tbody th small { display: none; }
+  td .interval { display: block; font-size: .76rem; white-space: normal; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 6px; padding-left: 10px; }
 }

@@ -32,7 +32,8 @@ class Tokenizer:
     """A ``tokenizers.Tokenizer`` with this project's special tokens and conversation format."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
         if missing:
             raise UserError(
                 "tokenizer",
@@ -41,10 +42,10 @@ class Tokenizer:
             )
         backend.encode_special_tokens = True
         self.backend = backend
-        self.eos_id: int = backend.token_to_id(END)
-        self.pad_id: int = backend.token_to_id(PAD)
-        self.prompt_mark_id: int = backend.token_to_id(PROMPT_MARK)
-        self.response_mark_id: int = backend.token_to_id(RESPONSE_MARK)
+        self.eos_id = vocabulary[END]
+        self.pad_id = vocabulary[PAD]
+        self.prompt_mark_id = vocabulary[PROMPT_MARK]
+        self.response_mark_id = vocabulary[RESPONSE_MARK]
 
     @property
     def vocab_size(self) -> int:

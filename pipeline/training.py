@@ -73,12 +73,13 @@ def fit(
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step + 1}")
         accelerator.backward(loss)
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm))
+        norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+        assert norm is not None  # only under a DeepSpeed engine, which clips by itself
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        on_step(step + 1, {"loss": value, "grad_norm": norm, "lr_factor": factor, **metrics})
+        on_step(step + 1, {"loss": value, "grad_norm": float(norm), "lr_factor": factor, **metrics})
 
 
 def make_optimizers(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+MIDDLE_OF_SCALE = 4
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -36,6 +38,7 @@ def decide(report: Mapping[str, Any]) -> Verdict:
     evidence = [_rating_sentence(report, best)] + [
         _pair_sentence(_pair(report, best, other)) for other in ranked[1:]
     ]
+    evidence += _answer_sentences(report, best, (open_against or ranked[1:])[0])
     if open_against:
         names = " and ".join(open_against)
         headline = (
@@ -43,6 +46,8 @@ def decide(report: Mapping[str, Any]) -> Verdict:
         )
         return Verdict(None, headline, evidence, _warnings(report, best, open_against[0]))
     headline = f"Ship {best}: it beats every other checkpoint compared here."
+    if _below(report["checkpoints"][best]["rating"], MIDDLE_OF_SCALE):
+        headline = f"{best} beats every other checkpoint here, but is rated too low to ship."
     return Verdict(best, headline, evidence, _warnings(report, best, ranked[1]))
 
 
@@ -127,7 +132,7 @@ def _rating_sentence(report: Mapping[str, Any], name: str) -> str:
 
 def _pair_sentence(pair: Mapping[str, Any]) -> str:
     sentence = (
-        f"It beats {pair['b']} on {percent(pair['win_rate'])} % "
+        f"Against {pair['b']} it wins {percent(pair['win_rate'])} % "
         f"{interval(pair['ci95'], 100, 0)} of {pair['n']} prompts, ties counted half"
     )
     controlled = pair["length_controlled_win_rate"]
@@ -137,13 +142,34 @@ def _pair_sentence(pair: Mapping[str, Any]) -> str:
     )
 
 
+def _answer_sentences(report: Mapping[str, Any], best: str, other: str) -> list[str]:
+    """What the intervals leave open about flaws; what they show is a warning."""
+    differences = _pair(report, best, other)["answer_differences"]
+    if not differences:
+        return []
+    worse = {name for name, _ in worse_answers(report, best, other)}
+    up = [
+        f"{_words(name)} {percent(leaf['mean'], 1)} points {interval(leaf['ci95'], 100, 1)}"
+        for name, leaf in differences.items()
+        if (leaf["mean"] or 0) > 0 and name not in worse
+    ]
+    sentences = [] if worse else [f"No flaw is shown to be more frequent than in {other}."]
+    if up:
+        sentences.append(f"Up against {other}, but within the interval: {', '.join(up)}.")
+    return sentences
+
+
+def _words(question: str) -> str:
+    return question.replace("_", " ")
+
+
 def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
     pair, checkpoint = _pair(report, best, other), report["checkpoints"][best]
     warnings: list[str] = []
     for question, leaf in worse_answers(report, best, other):
         a, b = (report["checkpoints"][name]["answers"][question]["mean"] for name in (best, other))
         warnings.append(
-            f"“{question}” is more frequent than in {other}: {percent(a, 1)} % against "
+            f"“{_words(question)}” is more frequent than in {other}: {percent(a, 1)} % against "
             f"{percent(b, 1)} %, a difference of {percent(leaf['mean'], 1)} points "
             f"{interval(leaf['ci95'], 100, 1)} (n = {leaf['n']})."
         )
@@ -171,5 +197,5 @@ def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
     return warnings
 
 
-def _below(leaf: Mapping[str, Any], threshold: float) -> bool:
-    return leaf["ci95"] is not None and leaf["ci95"][1] < threshold
+def _below(leaf: Mapping[str, Any] | None, threshold: float) -> bool:
+    return leaf is not None and leaf["ci95"] is not None and leaf["ci95"][1] < threshold

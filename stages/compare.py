@@ -61,7 +61,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
             seed=stage.seed,
             bootstrap_samples=section.bootstrap_samples,
             examples=section.examples,
-            settings=settings(config),
+            settings=settings(config, judge, len(prompts)),
         )
         write_results(stage, results, report)
 
@@ -106,14 +106,10 @@ def measure(
     sft: GPT,
     reward_model: RewardModel,
 ) -> list[JudgedResponse]:
-    """One response of a checkpoint to each prompt, with everything that the report needs.
-
-    Perplexity is that of the response's text alone under the base, as of a document's beginning.
-    """
+    """One response of a checkpoint to each prompt, with everything that the report needs."""
     section = stage.config.compare
     model = load_gpt(stage.input(name)).to(stage.device)
     tokenizer = Tokenizer.load(stage.input(name))
-    pad_id, never_sampled = tokenizer.pad_id, tokenizer.never_sampled_ids
     prompt_ids = [tokenizer.encode_prompt(prompt.prompt) for prompt in prompts]
     seeds = [derive_seed(stage.seed, prompt.prompt_id) for prompt in prompts]
     sampling = SamplingSettings(
@@ -121,35 +117,17 @@ def measure(
     )
     generation = generate(model, prompt_ids, seeds, sampling, tokenizer)
     texts = response_texts(generation, tokenizer)
-    lengths = generation.lengths.tolist()
+    lengths: list[int] = generation.lengths.tolist()
     response_ids = [
         row[:length] for row, length in zip(generation.ids.tolist(), lengths, strict=True)
     ]
-
-    def policy_logprobs(policy: GPT) -> list[float]:
-        rows = continuation_logprobs(
-            policy,
-            prompt_ids,
-            response_ids,
-            pad_id,
-            temperature=section.temperature,
-            never_sampled_ids=never_sampled,
-            batch_rows=section.batch_rows,
-        )
-        return [sum(row) for row in rows]
-
-    divergences = [
-        own - other for own, other in zip(policy_logprobs(model), policy_logprobs(sft), strict=True)
-    ]
-    text_logprobs = continuation_logprobs(
-        base,
-        [[tokenizer.eos_id]] * len(texts),
-        tokenizer.encode_many(texts),
-        pad_id,
-        batch_rows=section.batch_rows,
+    own, reference = (
+        policy_logprobs(policy, prompt_ids, response_ids, sampling, tokenizer)
+        for policy in (model, sft)
     )
-    full_rows = [[*p, *r] for p, r in zip(prompt_ids, response_ids, strict=True)]
-    rewards = score_rows(reward_model, full_rows, pad_id, section.batch_rows).tolist()
+    losses = text_losses(base, texts, tokenizer, section.batch_rows)
+    rows = [[*prompt, *response] for prompt, response in zip(prompt_ids, response_ids, strict=True)]
+    rewards = score_rows(reward_model, rows, tokenizer.pad_id, section.batch_rows).tolist()
     responses: list[JudgedResponse] = []
     for index, prompt in enumerate(prompts):
         finished = bool(generation.finished[index])
@@ -164,22 +142,61 @@ def measure(
                 rating=verdict.rating if verdict else None,
                 answers=verdict.flags if verdict else {},
                 reward=rewards[index],
-                kl_to_sft=divergences[index],
-                token_losses=[-value for value in text_logprobs[index]],
+                kl_to_sft=own[index] - reference[index],
+                token_losses=losses[index],
             )
         )
     return responses
 
 
-def settings(config: RunConfig) -> dict[str, object]:
+def policy_logprobs(
+    policy: GPT,
+    prompt_ids: Sequence[Sequence[int]],
+    response_ids: Sequence[Sequence[int]],
+    sampling: SamplingSettings,
+    tokenizer: Tokenizer,
+) -> list[float]:
+    """The log-probability of each whole response under a policy at the sampling temperature."""
+    rows = continuation_logprobs(
+        policy,
+        prompt_ids,
+        response_ids,
+        tokenizer.pad_id,
+        temperature=sampling.temperature,
+        never_sampled_ids=tokenizer.never_sampled_ids,
+        batch_rows=sampling.batch_rows,
+    )
+    return [sum(row) for row in rows]
+
+
+def text_losses(
+    base: GPT, texts: Sequence[str], tokenizer: Tokenizer, batch_rows: int
+) -> list[list[float]]:
+    """−log probability under the base of each token of each text alone, as of a new document's.
+
+    The base never saw prompts, so none is shown to it; the end token is not counted. Text whose
+    encoding exceeds the context (broken characters take more tokens than were sampled) is cut.
+    """
+    room = base.config.context_tokens - 1
+    ids = [row[:room] for row in tokenizer.encode_many(texts)]
+    starts = [[tokenizer.eos_id]] * len(texts)
+    rows = continuation_logprobs(base, starts, ids, tokenizer.pad_id, batch_rows=batch_rows)
+    return [[-value for value in row] for row in rows]
+
+
+def settings(config: RunConfig, judge: Judge | None, prompt_count: int) -> dict[str, object]:
     """What is printed with the results: how they came about, the world's constants included."""
     values: dict[str, object] = {
         "run": config.name,
         "seed": config.seed,
         "torch": torch.__version__,
+        "prompts": prompt_count,
         "compare": config.compare.model_dump(exclude={"judge"}),
-        "perplexity": "of the response's text alone under the base",
+        "kl_to_sft": "per response, the sum over its tokens of log pi − log pi_sft, own samples",
+        "perplexity": "of the response's text alone under the base; prompt and end token left out",
     }
+    if judge is not None and judge.questions:
+        values["questions"] = judge.questions
     if config.data.tinyworld is not None:
         values["world"] = world_constants()
     return values

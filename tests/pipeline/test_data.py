@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 
@@ -80,15 +81,26 @@ def test_heldout_documents_are_a_share_by_name():
 def test_sources_are_divided_by_document(tmp_path):
     corpus = tmp_path / "data" / "corpus"
     corpus.mkdir(parents=True)
-    lines = [json.dumps({"id": str(i), "text": f"text {i}"}) for i in range(4)]
-    (corpus / "notes.jsonl").write_text("\n".join(lines))
-    entry = {"name": "notes", "path": "notes.jsonl", "proportion": 1.0, "text_column": "text"}
-    (corpus / "sources.json").write_text(
-        json.dumps([entry | {"id_column": "id", "heldout_ids": ["2"]}])
-    )
+    text = "".join(json.dumps({"id": str(i), "text": f"text {i}"}) + "\n" for i in range(4))
+    (corpus / "notes.jsonl").write_text(text)
+    entry = {
+        "name": "notes",
+        "path": "notes.jsonl",
+        "proportion": 1.0,
+        "text_column": "text",
+        "id_column": "id",
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "bytes": len(text),
+        "documents": 4,
+        "heldout_ids": ["2"],
+    }
+    (corpus / "sources.json").write_text(json.dumps([entry]))
     (source,) = load_sources(tmp_path / "data", tmp_path)
     assert source.train == ["text 0", "text 1", "text 3"]
     assert source.heldout == ["text 2"]
+    (corpus / "notes.jsonl").write_text(text.replace("text 3", "text 4"))
+    with pytest.raises(UserError, match="has changed since"):
+        load_sources(tmp_path / "data", tmp_path)
 
 
 @pytest.mark.parametrize(
