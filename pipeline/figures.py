@@ -100,7 +100,9 @@ def win_rate_figure(pairs: Sequence[Mapping[str, Any]]) -> str:
         ax.set_xlabel("% of prompts won, ties half (bar: 95 % interval)")
         ax.grid(axis="x")
         figure.legend(loc="upper right", ncols=2, frameon=False, handletextpad=0.3, fontsize=10)
-        return _svg(figure, "wins", "Win rates between checkpoints with 95 % intervals", top=0.88)
+        return _svg(
+            figure, "wins", "Win rates between checkpoints with 95 % intervals", legend=True
+        )
 
 
 def answers_figure(checkpoints: Mapping[str, Any]) -> str:
@@ -122,7 +124,7 @@ def answers_figure(checkpoints: Mapping[str, Any]) -> str:
         ax.set_xlabel("% of responses with the flaw (bar: 95 % interval)")
         ax.grid(axis="x")
         figure.legend(loc="upper right", ncols=6, frameon=False, handletextpad=0.1, fontsize=10)
-        return _svg(figure, "answers", "Flaws per checkpoint with 95 % intervals", top=0.9)
+        return _svg(figure, "answers", "Flaws per checkpoint with 95 % intervals", legend=True)
 
 
 def curve_figure(
@@ -165,10 +167,18 @@ def _point(
     if mean is None:
         return
     if ends is not None:
-        ax.plot([100 * end for end in ends], [y, y], color=color, linewidth=2.2, alpha=0.75)
+        ax.plot(
+            [100 * end for end in ends],
+            [y, y],
+            color=color,
+            linewidth=2.2,
+            alpha=0.75,
+            clip_on=False,
+        )
     marker = "D" if hollow else "osD^vP"[marker_index % 6]
     face = "none" if hollow else color
-    ax.plot(100 * mean, y, marker, color=color, markerfacecolor=face, markersize=6, label=label)
+    style = {"color": color, "markerfacecolor": face, "markersize": 6, "clip_on": False}
+    ax.plot(100 * mean, y, marker, label=label, **style)
 
 
 def _series(index: int) -> str:
@@ -180,8 +190,9 @@ def _plain(text: str) -> str:
     return text.replace("\\", "\\\\").replace("$", r"\$")
 
 
-def _svg(figure: Figure, name: str, title: str, top: float = 1.0) -> str:
+def _svg(figure: Figure, name: str, title: str, legend: bool = False) -> str:
     """Inline SVG: no outside reference, ids of its own, scaled to the width it is given."""
+    top = 1 - 0.32 / figure.get_figheight() if legend else 1.0  # inches, whatever the height
     figure.tight_layout(rect=(0, 0, 1, top), pad=0.4)
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ def response(index: int, rating: float | None, **values: Any) -> JudgedResponse:
     return JudgedResponse(**(defaults | values))
 
 
-def checkpoint(name: str, ratings: list[float | None], **values: Any) -> CheckpointResult:
+def checkpoint(name: str, ratings: Sequence[float | None], **values: Any) -> CheckpointResult:
     rows = [response(i, rating, **values) for i, rating in enumerate(ratings)]
     return CheckpointResult(name, name, rows)
 

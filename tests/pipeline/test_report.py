@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -116,11 +117,16 @@ def test_nothing_is_fetched_and_nothing_runs(page: str) -> None:
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
-def test_hostile_text_stays_text(page: str) -> None:
+def test_hostile_text_stays_text() -> None:
     hostile = render_html(make_report(HOSTILE), METRICS)
-    harmless = render_html(make_report([f"answer {i}" for i in range(len(HOSTILE))]), METRICS)
+    plain = ["" if not words else f"answer {i}" for i, words in enumerate(HOSTILE)]
+    harmless = render_html(make_report(plain), METRICS)
     parsed, expected = Page(hostile), Page(harmless)
-    assert {tag for tag, _ in parsed.elements} == {tag for tag, _ in expected.elements}
+    inert = {"defs", "path", "use", "g", "text"}  # the figures have as many as they need
+    tags, expected_tags = (
+        [tag for tag, _ in page.elements if tag not in inert] for page in (parsed, expected)
+    )
+    assert sorted(tags) == sorted(expected_tags)
     assert not any(name.startswith("on") for _, a in parsed.elements for name in a)
     words = "".join(parsed.words)
     assert "<script>alert(1)</script>" in words
@@ -136,8 +142,10 @@ def test_hostile_names_of_questions_and_settings_stay_text() -> None:
     for pair in report["pairs"]:
         pair["answer_differences"] = {"<b>$\\frac{x</b>": pair["answer_differences"]["off_topic"]}
     report["settings"]["<i>key</i>"] = "<i>value</i>"
-    parsed = Page(render_html(report, {}))
-    assert not {"b", "i"} & {tag for tag, _ in parsed.elements} - {"b"}
+    source = render_html(report, {})
+    assert "<b>$" not in source
+    parsed = Page(source)
+    assert "i" not in {tag for tag, _ in parsed.elements}
     assert "<b>$\\frac{x</b>" in "".join(parsed.words)
     assert "<i>value</i>" in "".join(parsed.words)
 
@@ -153,7 +161,7 @@ def test_headings_tables_and_figures_are_accessible(page: str) -> None:
     levels = [int(tag[1]) for tag, _ in parsed.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert all(attributes.get("scope") in ("col", "row") for attributes in parsed.attributes("th"))
     assert len(parsed.attributes("caption")) == 1
     figures = parsed.attributes("svg")

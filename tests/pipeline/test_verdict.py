@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,17 +111,14 @@ def test_an_advantage_that_is_length_is_called_so() -> None:
     rows = []
     for row in ppo.responses:  # whoever is longer wins, and ppo is mostly longer
         longer = rng.random() < 0.65
-        values = vars(row) | {
-            "length_tokens": 60 if longer else 1,
-            "rating": 5.0 if longer else 3.0,
-        }
-        rows.append(JudgedResponse(**values))
+        length, rating = (60, 5.0) if longer else (1, 3.0)
+        rows.append(replace(row, length_tokens=length, rating=rating))
     verdict = decide(report_of(sft, CheckpointResult("ppo", "ppo", rows)))
     assert any("it may be length" in warning for warning in verdict.warnings)
 
 
 def test_empty_and_repeated_responses_are_called_out() -> None:
-    rows = [JudgedResponse(**(vars(r) | {"text": ""})) for r in make("p", noisy(6, 1)).responses]
+    rows = [replace(row, text="") for row in make("ppo", noisy(6, 1)).responses]
     verdict = decide(report_of(make("sft", noisy(3, 0)), CheckpointResult("ppo", "ppo", rows)))
     assert any("are empty" in warning for warning in verdict.warnings)
     assert any("repeat each other" in warning for warning in verdict.warnings)
