@@ -45,7 +45,7 @@ lint: .venv/installed-dev
 	@if command -v nvidia-smi >/dev/null && $(PYTHON) -c "import torch" 2>/dev/null; \
 	then flags=--system-site-packages; omit='^torch=='; \
 	else flags=; omit='^$$'; fi; \
-	test -x $(BIN)/python || $(PYTHON) -m venv $$flags .venv || { rm -rf .venv; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $$flags .venv || { rm -rf .venv; \
 		echo "Fix: install Python's venv module (Debian: apt install python3-venv)."; false; } && \
 	grep -v "$$omit" constraints.txt >.venv/constraints.txt
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(HAS_PINNED_TORCH); then \

@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import read_manifest
 from pipeline.config_file import load_config
 from pipeline.evaluation import Leaf, paired_difference
+from pipeline.verdict import interval, number, percent, percentage
 from stages.cli import run_folder_of
 from stages.run import run_chain
 
@@ -47,13 +49,26 @@ def run_seed(seed: int, quick: bool) -> Path:
     overrides = [f"seed={seed}", f"name={name}", *(QUICK if quick else ())]
     config = load_config(CONFIG, overrides)
     run_folder = run_folder_of(config)
-    run_chain(config, run_folder, say=lambda line: print(f"  {line.splitlines()[0]}", flush=True))
+    run_chain(config, run_folder, say=say_line)
     return run_folder
+
+
+def say_line(message: str) -> None:
+    """Prints what a stage says, but not the run's table: the benchmark prints one of its own."""
+    if "\n" not in message:
+        print(f"  {message}", flush=True)
 
 
 def read_report(run_folder: Path) -> dict[str, Any]:
     """``compare/report.json`` of a run."""
     return json.loads((run_folder / "compare" / "report.json").read_text(encoding="utf-8"))
+
+
+def environment(run_folder: Path) -> dict[str, Any]:
+    """Device and versions that the comparison of a run was made with."""
+    manifest = read_manifest(run_folder / "compare")
+    assert manifest is not None, "the run is not finished"
+    return dict(manifest.environment)
 
 
 def pair(report: dict[str, Any], a: str, b: str) -> dict[str, Any]:
@@ -65,9 +80,9 @@ def pooled_flags(run_folders: Sequence[Path]) -> dict[str, Leaf]:
     """For each of the world's flags: its share in ppo less that in sft, over all runs' prompts."""
     answers: dict[str, dict[str, list[bool | None]]] = {"sft": {}, "ppo": {}}
     for folder in run_folders:
-        path = folder / "compare" / "responses.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        with (folder / "compare" / "responses.jsonl").open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        for row in rows:
             if row["checkpoint"] in answers:
                 for flag, value in row["answers"].items():
                     answers[row["checkpoint"]].setdefault(flag, []).append(value)
@@ -78,15 +93,10 @@ def pooled_flags(run_folders: Sequence[Path]) -> dict[str, Leaf]:
 
 
 def seed_figures(run_folder: Path) -> dict[str, Any]:
-    """One seed's ratings, win rates and minutes."""
+    """One seed's ratings, win rates and minutes (the sum of its stages')."""
     report = read_report(run_folder)
     checkpoints = report["checkpoints"]
-    seconds = {
-        json.loads(path.read_text(encoding="utf-8"))["stage"]: json.loads(
-            path.read_text(encoding="utf-8")
-        )["seconds"]
-        for path in sorted(run_folder.glob("*/manifest.json"))
-    }
+    manifests = [read_manifest(path.parent) for path in run_folder.glob("*/manifest.json")]
     reward = json.loads((run_folder / "reward" / "report.json").read_text(encoding="utf-8"))
     return {
         "rating": {name: checkpoints[name]["rating"] for name in checkpoints},
@@ -97,7 +107,7 @@ def seed_figures(run_folder: Path) -> dict[str, Any]:
             for key in ("win_rate", "ci95", "n", "length_controlled_win_rate")
         },
         "reward_accuracy_on_labels": reward["validation"]["accuracy"]["mean"],
-        "minutes": sum(seconds.values()) / 60,
+        "minutes": sum(manifest.seconds for manifest in manifests if manifest) / 60,
     }
 
 
@@ -111,37 +121,28 @@ def verdicts(seeds: Sequence[dict[str, Any]], flags: dict[str, Leaf]) -> dict[st
             for r in ratings
         ),
         "sft >= 3.5 in every seed": all(r["sft"]["mean"] >= 3.5 for r in ratings),
-        "ppo beats sft in >= 60 % in every seed": min(win_rates) >= 0.60,
-        "ppo beats sft in >= 68 % on average": statistics.mean(win_rates) >= 0.68,
-        "no flag above sft's, pooled": all(
-            (leaf["ci95"] or [1.0])[0] <= 0 for leaf in flags.values()
-        ),
-        "distinct answers >= 90 % of sft's in every seed": all(
+        "ppo beats sft in >= 60% in every seed": min(win_rates) >= 0.60,
+        "ppo beats sft in >= 68% on average": statistics.mean(win_rates) >= 0.68,
+        "no flag above sft's, pooled": bool(flags)
+        and all((leaf["ci95"] or [1.0])[0] <= 0 for leaf in flags.values()),
+        "distinct answers >= 90% of sft's in every seed": all(
             s["distinct"]["ppo"] >= 0.9 * s["distinct"]["sft"] for s in seeds
         ),
-        "empty answers < 1 % in every seed": all(s["empty"]["ppo"] < 0.01 for s in seeds),
+        "empty answers < 1% in every seed": all(s["empty"]["ppo"] < 0.01 for s in seeds),
     }
-
-
-def interval(leaf: Leaf, scale: float = 1.0, digits: int = 2) -> str:
-    """``mean [low, high]``."""
-    values = [leaf["mean"], *(leaf["ci95"] or [])]
-    mean, *ends = [f"{scale * value:.{digits}f}" if value is not None else "–" for value in values]
-    return f"{mean} [{', '.join(ends)}]"
 
 
 def print_table(numbers: Sequence[int], seeds: Sequence[dict[str, Any]]) -> None:
     """The table of the README."""
-    print("\n| seed | base | sft | ppo | ppo beats sft, % | distinct sft → ppo | minutes |")
+    print("\n| seed | base | sft | ppo | ppo beats sft | distinct sft → ppo | minutes |")
     print("|---|---|---|---|---|---|---|")
-    for number, seed in zip(numbers, seeds, strict=True):
+    for world, seed in zip(numbers, seeds, strict=True):
         rating, win = seed["rating"], seed["ppo_over_sft"]
-        low, high = win["ci95"]
         cells = [
-            str(number),
-            *(interval(rating[name]) for name in ("base", "sft", "ppo")),
-            f"{100 * win['win_rate']:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
-            f"{seed['distinct']['sft']:.2f} → {seed['distinct']['ppo']:.2f}",
+            str(world),
+            *(number(rating[name]) for name in ("base", "sft", "ppo")),
+            percentage(win["win_rate"], win["ci95"]),
+            f"{percent(seed['distinct']['sft'], 1)} → {percent(seed['distinct']['ppo'], 1)}",
             f"{seed['minutes']:.1f}",
         ]
         print(f"| {' | '.join(cells)} |")
@@ -157,16 +158,17 @@ def main() -> None:
     count = 1 if arguments.quick else arguments.seeds
     numbers = range(arguments.first_seed, arguments.first_seed + count)
     folders: list[Path] = []
-    for number in numbers:
-        print(f"seed {number}", flush=True)
-        folders.append(run_seed(number, arguments.quick))
+    for world in numbers:
+        print(f"seed {world}", flush=True)
+        folders.append(run_seed(world, arguments.quick))
     seeds = [seed_figures(folder) for folder in folders]
     flags = pooled_flags(folders)
     held = verdicts(seeds, flags)
     print_table(numbers, seeds)
     print("\nflags, ppo less sft, percentage points:")
     for flag, leaf in flags.items():
-        print(f"  {flag:<15}{interval(leaf, 100, 1)}  n = {leaf['n']}")
+        difference = percent(leaf["mean"], 1).removesuffix("%")
+        print(f"  {flag:<15}{difference} {interval(leaf['ci95'], 100, 1)}  n = {leaf['n']}")
     print()
     for promise, holds in held.items():
         print(f"  {'yes' if holds else 'NO ':<4}{promise}")
@@ -178,7 +180,9 @@ def main() -> None:
         "flag_differences": flags,
         "promises": held,
         "n_seeds": len(seeds),
+        "n_prompts_per_seed": seeds[0]["ppo_over_sft"]["n"],
         "machine": platform.processor() or platform.machine(),
+        "environment": environment(folders[0]),
         "settings": read_report(folders[0])["settings"],
     }
     print(json.dumps(figures))

@@ -35,10 +35,10 @@ def create_app(store: Store, sign_in: SignIn, port: int, run_name: str, next_com
 
     @app.get("/enter")
     def enter(request: Request, token: str = "") -> Response:
-        if sign_in.current_user(request) is not None:
-            return HTMLResponse(pages.entering())
-        sid = sign_in.redeem(token)
+        sid = sign_in.redeem(token)  # used up even where a session exists: it works once
         if sid is None:
+            if sign_in.current_user(request) is not None:
+                return HTMLResponse(pages.entering())
             return HTMLResponse(pages.link_refused(), 403)
         response = HTMLResponse(pages.entering())
         sign_in.set_cookie(response, sid)

@@ -79,7 +79,7 @@ def sqlite_content_hash(path: str | Path) -> str | None:
     Raises:
         UserError: the file is no label database.
     """
-    if not Path(path).exists():
+    if not Path(path).exists() or not Path(path).stat().st_size:  # created and then killed
         return None
     try:
         with closing(sqlite3.connect(Path(path).absolute(), timeout=30)) as connection:

@@ -50,7 +50,7 @@ def _as_url(url_or_path: str | Path) -> URL:
     if isinstance(url_or_path, str) and "://" in url_or_path:
         try:
             return make_url(url_or_path)
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             raise UserError(
                 "label.database", "is no database URL.", "write it as sqlite:///labels.db."
             ) from None

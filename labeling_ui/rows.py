@@ -60,8 +60,8 @@ def now() -> str:
 
 
 def task_identity(prompt_id: str, prompt: str, responses: Sequence[AnyResponse]) -> str:
-    """A hash of all that is judged: the prompt and each response's id and text, in order."""
-    return _digest([prompt_id, prompt, [[r.response_id, r.text] for r in responses]])
+    """A hash of all that is judged: the prompt and each response's id, text and end."""
+    return _digest([prompt_id, prompt, [[r.response_id, r.text, r.finished] for r in responses]])
 
 
 def guideline_version(questions: Mapping[str, str], instructions: str) -> str:
@@ -103,7 +103,10 @@ def view(task: tables.Task, assignment: tables.Assignment) -> Task:
 def ranked(response: tables.Response) -> RankedResponse:
     """A response as it stands in a ranking."""
     return RankedResponse(
-        response_id=response.response_id, text=response.text, policy=response.policy
+        response_id=response.response_id,
+        text=response.text,
+        policy=response.policy,
+        finished=response.finished,
     )
 
 
@@ -142,7 +145,11 @@ def new_task(
         created_at=now(),
         responses=[
             tables.Response(
-                position=position, response_id=r.response_id, text=r.text, policy=r.policy
+                position=position,
+                response_id=r.response_id,
+                text=r.text,
+                policy=r.policy,
+                finished=r.finished,
             )
             for position, r in enumerate(responses)
         ],

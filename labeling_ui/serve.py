@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from labeling_ui.store import Progress, Store, open_store
+from pipeline.artifacts import verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.records import SampleSet, read_rows
@@ -43,6 +44,10 @@ def serve(
     if not samples.is_file():
         fix = "run the chain up to them first: align run CONFIG --until sample."
         raise UserError(samples, "is missing: there is nothing to label yet.", fix)
+    problem = verify(samples.parent)
+    if problem is not None:
+        fix = "rebuild it with align run CONFIG --from sample."
+        raise UserError(samples.parent, f"is corrupt: {problem}.", fix)
     command = next_command or f"align run {run_folder / 'config.json'}"
     asked = dict(config.label.questions if questions is None else questions)
     with closing(open_store(config.label.database or run_folder / "labels.db")) as store:
@@ -96,5 +101,4 @@ def _serve(
 
 def _say_goodbye(progress: Progress, command: str) -> None:
     print(f"\n{progress.done} judged, {progress.skipped} skipped, {progress.open} still open.")
-    if not progress.open:
-        print(f"Go on with: {command}")
+    print(f"Go on with: {command}")

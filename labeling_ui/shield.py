@@ -52,6 +52,8 @@ class Shield:
     ) -> None:
         self._app = app
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
+        if port == 80:  # browsers leave the default port out
+            self._hosts |= {"127.0.0.1", "localhost"}
         self._origins = {f"http://{host}" for host in self._hosts}
         self._current_user = current_user
 

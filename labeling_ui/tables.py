@@ -111,6 +111,7 @@ class Response(Base):
     response_id: Mapped[str]
     text: Mapped[str]
     policy: Mapped[str]
+    finished: Mapped[bool]
 
 
 class Assignment(Base):

@@ -222,13 +222,21 @@ def publish(temporary: Path, final: Path, identity: Identity, work: WorkRecord) 
     """
     manifest = _write_manifest(temporary, identity, work)
     aside = final.with_name(f".{final.name}.old-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    if final.exists():
+    if os.path.lexists(final):
         final.rename(aside)
     temporary.rename(final)
     _fsync(final.parent)
-    if aside.exists():
-        shutil.rmtree(aside)
+    if os.path.lexists(aside):
+        _remove(aside)
     return manifest
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder, or the link or file that stood in a folder's place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _write_manifest(folder: Path, identity: Identity, work: WorkRecord) -> Manifest:
@@ -287,10 +295,10 @@ def recover(run_folder: Path) -> None:
     """
     for aside in run_folder.glob(".*.old-*"):
         final = run_folder / aside.name[1:].partition(".old-")[0]
-        if final.exists():
-            shutil.rmtree(aside)
+        if os.path.lexists(final):
+            _remove(aside)
         else:
             aside.rename(final)
             _fsync(run_folder)
     for temporary in run_folder.glob(".*.tmp-*"):
-        shutil.rmtree(temporary)
+        _remove(temporary)

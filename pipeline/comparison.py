@@ -28,6 +28,7 @@ from pipeline.evaluation import (
 from pipeline.length_control import length_controlled_win_rate
 
 RATINGS = range(1, 8)
+DRAWN = "drawn at random"  # why a prompt is among the examples
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,15 @@ def build_report(
         seed: of the bootstrap and of the draw of examples.
         examples: how many prompts to show.
         settings: printed as they are.
+
+    Raises:
+        ValueError: the prompts of two checkpoints differ, or only some responses are rated.
     """
     prompts = [[response.prompt_id for response in result.responses] for result in results]
     if any(ids != prompts[0] for ids in prompts):
         raise ValueError("checkpoints answered different prompts")
+    if len({response.rating is None for result in results for response in result.responses}) > 1:
+        raise ValueError("some responses are rated and some are not")
     pairs = [(later, earlier) for earlier, later in combinations(results, 2)]
     pair_outcomes = {(a.name, b.name): outcomes(a.scores, b.scores) for a, b in pairs}
     names = [result.name for result in results]
@@ -181,7 +187,7 @@ def _examples(
     rng = np.random.default_rng(seed)
     drawn = sorted(rng.choice(others, size=count - len(worst), replace=False).tolist())
     reason = f"largest loss of {ranked[0]} against {ranked[1]}" if worst else ""
-    return [_example(results, i, "drawn at random") for i in drawn] + [
+    return [_example(results, i, DRAWN) for i in drawn] + [
         _example(results, i, reason) for i in worst
     ]
 

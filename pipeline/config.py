@@ -110,7 +110,7 @@ class DataSection(Section):
 class PretrainSection(Section):
     """The base trained from scratch: tokenizer, model size, optimisation."""
 
-    vocab_size: Positive = 1024
+    vocab_size: Annotated[int, Field(ge=260)] = 1024  # 256 bytes and 4 special tokens
     layers: Positive = 4
     heads: Positive = 4
     width: Positive = 192
@@ -331,4 +331,20 @@ class RunConfig(Section):
             raise ValueError("give either pretrain or import_base: one of them makes the base")
         if self.pretrain is not None and self.data.tinyworld is None and not self.data.corpus:
             raise ValueError("pretrain needs data.corpus to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> RunConfig:
+        lengths = {
+            "sample.max_response_tokens": self.sample.max_response_tokens,
+            "ppo.response_length": self.ppo.response_length,
+            "compare.max_response_tokens": self.compare.max_response_tokens,
+        }
+        for key, tokens in lengths.items():
+            # A prompt has its two marks and a token at least.
+            if self.pretrain is not None and tokens + 3 > self.pretrain.context_tokens:
+                raise ValueError(
+                    f"{key} {tokens} leaves no room for a prompt in "
+                    f"pretrain.context_tokens {self.pretrain.context_tokens}"
+                )
         return self

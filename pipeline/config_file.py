@@ -45,7 +45,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"must be a folder name of letters, digits, '.', '_' and '-', got {name!r}.",
             "set name=… to such a name.",
         )
+    _check_judges(config, str(path))
     return config.model_copy(update={"name": name})
+
+
+def _check_judges(config: RunConfig, where: str) -> None:
+    """Raises UserError if a judge cannot judge this data: before any work, not after training."""
+    label_judge = config.label.judge if config.label.source == "scripted" else None
+    for section, judge in (("label", label_judge), ("compare", config.compare.judge)):
+        if judge == "tinyworld" and config.data.tinyworld is None:
+            problem, fix = "judges only the embedded world, got", f"set {section}.judge=overlap."
+        elif judge == "overlap" and config.data.tinyworld is not None:
+            problem, fix = "needs data.instructions, got", f"set {section}.judge=tinyworld."
+        else:
+            continue
+        raise UserError(f"{where}: {section}.judge", f"{problem} {judge!r}.", fix)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

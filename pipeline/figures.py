@@ -97,12 +97,10 @@ def win_rate_figure(pairs: Sequence[Mapping[str, Any]]) -> str:
         labels = [f"{_plain(pair['a'])} over {_plain(pair['b'])}" for pair in pairs]
         ax.set_yticks(range(len(pairs)), labels)
         ax.set(xlim=(0, 100), ylim=(len(pairs) - 0.5, -0.5))
-        ax.set_xlabel("% of prompts won, ties half (bar: 95 % interval)")
+        ax.set_xlabel("% of prompts won, ties half (bar: 95% interval)")
         ax.grid(axis="x")
         figure.legend(loc="upper right", ncols=2, frameon=False, handletextpad=0.3, fontsize=10)
-        return _svg(
-            figure, "wins", "Win rates between checkpoints with 95 % intervals", legend=True
-        )
+        return _svg(figure, "wins", "Win rates between checkpoints with 95% intervals", legend=True)
 
 
 def answers_figure(checkpoints: Mapping[str, Any]) -> str:
@@ -121,10 +119,10 @@ def answers_figure(checkpoints: Mapping[str, Any]) -> str:
         ax.set_yticks(range(len(questions)), [_plain(q.replace("_", " ")) for q in questions])
         ax.set_ylim(len(questions) - 0.5, -0.5)
         ax.set_xlim(left=-1)
-        ax.set_xlabel("% of responses with the flaw (bar: 95 % interval)")
+        ax.set_xlabel("% of responses with the flaw (bar: 95% interval)")
         ax.grid(axis="x")
         figure.legend(loc="upper right", ncols=6, frameon=False, handletextpad=0.1, fontsize=10)
-        return _svg(figure, "answers", "Flaws per checkpoint with 95 % intervals", legend=True)
+        return _svg(figure, "answers", "Flaws per checkpoint with 95% intervals", legend=True)
 
 
 def curve_figure(
@@ -163,9 +161,7 @@ def _point(
     marker_index: int = 0,
     hollow: bool = False,
 ) -> None:
-    """A share drawn in percent, with its interval as a bar."""
-    if mean is None:
-        return
+    """A share drawn in percent, with its interval as a bar; without a mean, only the label."""
     if ends is not None:
         ax.plot(
             [100 * end for end in ends],
@@ -178,7 +174,8 @@ def _point(
     marker = "D" if hollow else "osD^vP"[marker_index % 6]
     face = "none" if hollow else color
     style = {"color": color, "markerfacecolor": face, "markersize": 6, "clip_on": False}
-    ax.plot(100 * mean, y, marker, label=label, **style)
+    xs, ys = ([], []) if mean is None else ([100 * mean], [y])
+    ax.plot(xs, ys, marker, label=label, **style)
 
 
 def _series(index: int) -> str:
@@ -187,7 +184,7 @@ def _series(index: int) -> str:
 
 def _plain(text: str) -> str:
     """Text in which matplotlib finds no formula."""
-    return text.replace("\\", "\\\\").replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
 def _svg(figure: Figure, name: str, title: str, legend: bool = False) -> str:

@@ -138,7 +138,10 @@ def _text(columns: dict[str, Any], column: str, where: str) -> str:
         raise UserError(
             where, f"column {column!r} is no text, got {value!r:.60}.", "mend this row."
         )
-    return (value or "").strip()
+    text = (value or "").strip()
+    if not text.isascii() and text != text.encode("utf-8", "replace").decode():
+        raise UserError(where, f"column {column!r} holds half a character.", "mend this row.")
+    return text
 
 
 # --- sources ------------------------------------------------------------------------------------
@@ -165,6 +168,9 @@ def _json(path: Path) -> Iterator[Entry]:
         raise UserError(
             f"{path}:{error.lineno}", f"not valid JSON ({error.msg}).", "mend this line."
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, deep nesting
+        problem = f"not usable JSON ({str(error)[:80]})."
+        raise UserError(path, problem, "mend the file.") from None
     if not isinstance(values, list):
         raise UserError(path, "is no JSON list of objects.", "use a list, or JSON lines.")
     for number, value in enumerate(values, start=1):

@@ -1,16 +1,142 @@
-"""What models say of given responses: log-probabilities, batch by batch, without gradients."""
+"""One checkpoint's responses, and what judge, reward model, sft and base say of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
+from pipeline.comparison import JudgedResponse
+from pipeline.errors import UserError
+from pipeline.judges import Judge
 from pipeline.model import GPT
 from pipeline.ppo.logprobs import response_logprobs
-from pipeline.reward import pad_rows
+from pipeline.records import Prompt
+from pipeline.reward import RewardModel, pad_rows, score_rows
+from pipeline.sampling import SamplingSettings, generate, response_texts
+from pipeline.tokenizer import Tokenizer
 
 Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What every checkpoint is measured with. Without a judge, the reward model decides alone."""
+
+    base: GPT
+    sft: GPT
+    reward_model: RewardModel
+    judge: Judge | None
+
+
+def measure(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    sampling: SamplingSettings,
+    instruments: Instruments,
+) -> list[JudgedResponse]:
+    """One response to each prompt, with everything that the report needs.
+
+    Raises:
+        UserError: a prompt does not fit the context; the reward model's score is not a number.
+    """
+    prompt_ids = [tokenizer.encode_prompt(prompt.prompt) for prompt in prompts]
+    generation = generate(model, prompt_ids, seeds, sampling, tokenizer)
+    texts = response_texts(generation, tokenizer)
+    lengths: list[int] = generation.lengths.tolist()
+    response_ids = [
+        row[:length] for row, length in zip(generation.ids.tolist(), lengths, strict=True)
+    ]
+    own, reference = (
+        total_logprobs(policy, prompt_ids, response_ids, sampling, tokenizer)
+        for policy in (model, instruments.sft)
+    )
+    losses = text_losses(instruments.base, texts, tokenizer, sampling.batch_rows)
+    rewards = finite_scores(
+        instruments.reward_model, prompt_ids, response_ids, tokenizer.pad_id, sampling.batch_rows
+    )
+    responses: list[JudgedResponse] = []
+    for index, prompt in enumerate(prompts):
+        finished = bool(generation.finished[index])
+        judge = instruments.judge
+        verdict = judge.judge(prompt, texts[index], finished) if judge else None
+        responses.append(
+            JudgedResponse(
+                prompt_id=prompt.prompt_id,
+                prompt=prompt.prompt,
+                text=texts[index],
+                finished=finished,
+                length_tokens=lengths[index],
+                rating=verdict.rating if verdict else None,
+                answers=verdict.flags if verdict else {},
+                reward=rewards[index],
+                kl_to_sft=own[index] - reference[index],
+                token_losses=losses[index],
+            )
+        )
+    return responses
+
+
+def finite_scores(
+    model: RewardModel,
+    prompt_ids: Sequence[Ids],
+    response_ids: Sequence[Ids],
+    pad_id: int,
+    batch_rows: int,
+) -> list[float]:
+    """The reward model's score of each response.
+
+    Raises:
+        UserError: one is not a finite number, which no comparison survives.
+    """
+    rows = [[*prompt, *response] for prompt, response in zip(prompt_ids, response_ids, strict=True)]
+    scores: list[float] = score_rows(model, rows, pad_id, batch_rows).tolist()
+    if not all(map(math.isfinite, scores)):
+        raise UserError(
+            "reward",
+            "its model gives scores that are not numbers.",
+            "train it again (--from reward).",
+        )
+    return scores
+
+
+def total_logprobs(
+    policy: GPT,
+    prompt_ids: Sequence[Ids],
+    response_ids: Sequence[Ids],
+    sampling: SamplingSettings,
+    tokenizer: Tokenizer,
+) -> list[float]:
+    """The log-probability (nats) of each whole response at the sampling temperature (no top-p)."""
+    rows = continuation_logprobs(
+        policy,
+        prompt_ids,
+        response_ids,
+        tokenizer.pad_id,
+        temperature=sampling.temperature,
+        never_sampled_ids=tokenizer.never_sampled_ids,
+        batch_rows=sampling.batch_rows,
+    )
+    return [math.fsum(row) for row in rows]
+
+
+def text_losses(
+    base: GPT, texts: Sequence[str], tokenizer: Tokenizer, batch_rows: int
+) -> list[list[float]]:
+    """−log probability under the base of each token of each text alone, as of a new document's.
+
+    The base never saw prompts, so none is shown to it; the end token is not counted. Text whose
+    encoding exceeds the context (broken characters take more tokens than were sampled) is cut.
+    """
+    room = base.config.context_tokens - 1
+    ids = [row[:room] for row in tokenizer.encode_many(texts)]
+    starts = [[tokenizer.eos_id]] * len(texts)
+    rows = continuation_logprobs(base, starts, ids, tokenizer.pad_id, batch_rows=batch_rows)
+    return [[-value for value in row] for row in rows]
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What pretraining measures: held-out loss per source, and whether the model copies names."""
+"""What pretraining sees and measures: rows, held-out loss, whether the model copies names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.data import Rows
+from pipeline.errors import UserError
 from pipeline.model import GPT
 from pipeline.records import CopyProbe
 from pipeline.tokenizer import Tokenizer
+
+
+def batch_of(
+    packed: Sequence[Rows], schedule: tuple[np.ndarray, np.ndarray], step: int, batch_rows: int
+) -> Tensor:
+    """(B, T + 1) ids: the rows that the mixture's schedule (sources, rows) has for step 0, 1, …"""
+    sources, rows = schedule
+    batch = range(step * batch_rows, (step + 1) * batch_rows)
+    return torch.from_numpy(np.stack([packed[sources[i]][rows[i]] for i in batch]))
 
 
 def next_token_loss(model: GPT, rows: Tensor) -> Tensor:
@@ -40,6 +50,9 @@ def copy_accuracy(
 
     A probe's title names something that its text must repeat; a base that cannot do this never
     keeps to the subject of a prompt, however it is fine-tuned.
+
+    Raises:
+        UserError: a probe does not fit the model's context.
     """
     device = model.wte.weight.device
     correct = 0
@@ -48,6 +61,12 @@ def copy_accuracy(
         prefixes = tokenizer.encode_many([probe.prefix for probe in batch])
         targets = tokenizer.encode_many([probe.target for probe in batch])
         width = max(len(p) + len(t) for p, t in zip(prefixes, targets, strict=True))
+        if width > model.config.context_tokens:
+            raise UserError(
+                "pretrain.context_tokens",
+                f"{model.config.context_tokens} is less than a copy probe of {width} tokens.",
+                "raise it.",
+            )
         ids = np.full((len(batch), width), tokenizer.pad_id, dtype=np.int64)
         for row, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
             ids[row, : len(prefix) + len(target)] = prefix + target

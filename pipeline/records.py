@@ -24,7 +24,7 @@ from pydantic import (
 from pipeline.errors import UserError
 
 Split = Literal["label", "ppo", "heldout"]
-Text = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]  # something to read
 Rating = Annotated[int, Field(ge=1, le=7)]
 Answer = bool | None
 
@@ -140,6 +140,8 @@ class Ranking(Row):
         for name, length in lists.items():
             if length != size:
                 raise ValueError(f"{name} has {length} entries for {size} responses")
+        if max(self.ranks) > size:
+            raise ValueError(f"rank {max(self.ranks)} is impossible among {size} responses")
         _require_distinct([r.response_id for r in self.responses])
         if self.display_order is not None and sorted(self.display_order) != list(range(size)):
             raise ValueError(f"display_order {self.display_order} is no order of {size} responses")
@@ -220,7 +222,7 @@ def iter_json_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{path.name}:{number}", _parse_object(line, f"{path}:{number}")
+                    yield f"{path}:{number}", _parse_object(line, f"{path}:{number}")
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(path, f"cannot be read ({reason}).", "check the path.") from None
@@ -237,6 +239,9 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
         raise UserError(
             where, f"not valid JSON ({error.msg} at column {error.colno}).", "mend this line."
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, deep nesting
+        problem = f"not usable JSON ({str(error)[:80]})."
+        raise UserError(where, problem, "mend this line.") from None
     if not isinstance(values, dict):
         raise UserError(
             where, f"expected a JSON object, got {_shorten(values)}.", "mend this line."

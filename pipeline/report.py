@@ -1,23 +1,21 @@
 """``report.html``: one self-contained page for who must decide which checkpoint to ship.
 
 No script, no outside reference; a content security policy forbids both. Everything that a model
-or a person wrote is escaped. Every number stands with its 95 % interval and its n.
+or a person wrote is escaped. Every number stands with its 95% interval and its n.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.figures import answers_figure, curve_figure, rating_figure, win_rate_figure
+from pipeline.report_examples import examples_section
+from pipeline.report_markup import definitions, swatch, text
 from pipeline.report_style import STYLE
-from pipeline.verdict import decide, interval
+from pipeline.verdict import decide, decimal, interval, percent
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-OPEN_EXAMPLES = 4
 JUDGES = {
     "tinyworld": "the embedded world's rubric, without noise; labelers' ratings play no part",
     "overlap": "overlap with the reference response, mapped to 1–7: a rough measure of quality",
@@ -29,11 +27,11 @@ MEASURES = (
     ("reward", "Reward", 1, 2, "the reward model's score; what PPO was trained to raise"),
     ("kl_to_sft", "KL to SFT", 0, 2, "nats per response: how far it moved from sft"),
     ("length_tokens", "Length", 0, 1, "tokens per response, end token included"),
-    ("perplexity", "Perplexity", -1, 1, "of the responses' text under the base: fluency"),
+    ("perplexity", "Perplexity", 0, 1, "of the text under the base; low is predictable text"),
 )
 SHARES = (
-    ("distinct_answers", "Distinct responses", 1, "% of responses that differ from each other"),
-    ("empty", "Empty responses", -1, "% of responses without text"),
+    ("distinct_answers", "Distinct responses", 1, "different texts, as a share of all"),
+    ("empty", "Empty responses", -1, "without any text"),
 )
 ARROWS = {1: " ↑", 0: "", -1: " ↓"}
 
@@ -50,9 +48,10 @@ def render_html(
     """
     sections = [
         _verdict(report),
-        _table(report),
+        _numbers(report),
+        _win_rates(report),
         _figures(report, metrics),
-        _examples(report),
+        examples_section(report),
         _method(report),
     ]
     name = str(report["settings"].get("run", ""))
@@ -70,12 +69,6 @@ def render_html(
             f"<main>{''.join(sections)}</main><footer></footer></body></html>\n",
         ]
     )
-
-
-def text(value: object) -> str:
-    """Escaped text; control characters, which could hide or reorder others, become visible."""
-    clean = str(value).encode("utf-8", "replace").decode("utf-8")
-    return html.escape(CONTROL.sub("\ufffd", clean), quote=True)
 
 
 def _judge(report: Mapping[str, Any]) -> str:
@@ -100,38 +93,70 @@ def _verdict(report: Mapping[str, Any]) -> str:
     )
 
 
-def _table(report: Mapping[str, Any]) -> str:
+def _numbers(report: Mapping[str, Any]) -> str:
     checkpoints, wording = report["checkpoints"], report["settings"].get("questions", {})
-    heads = "".join(
-        f'<th scope="col">{_swatch(index)}{text(name)}</th>'
-        for index, name in enumerate(checkpoints)
-    )
+    every = list(checkpoints.values())
     rows = [
-        _row(label + ARROWS[better], note, [c[key] for c in checkpoints.values()], 1, digits)
+        _row(label + ARROWS[better], note, [c[key] for c in every], digits=digits)
         for key, label, better, digits, note in MEASURES
-        if any(c[key] is not None for c in checkpoints.values())
+        if any(c[key] is not None for c in every)
     ]
     rows += [
-        _row(label + ARROWS[better], note, [c[key] for c in checkpoints.values()], 100, 1)
+        _row(label + ARROWS[better], note, [c[key] for c in every], share=True)
         for key, label, better, note in SHARES
     ]
     rows += [
         _row(
-            question.replace("_", " ") + ARROWS[-1],
-            f"% yes: {wording.get(question, 'has this flaw')}",
-            [c["answers"].get(question) for c in checkpoints.values()],
-            100,
-            1,
+            question.replace("_", " ").capitalize() + ARROWS[-1],
+            wording.get(question, "responses with this flaw"),
+            [c["answers"].get(question) for c in every],
+            share=True,
         )
         for question in _questions(report)
     ]
     rows.append(_strength_row(report))
-    return (
-        '<h2 id="numbers">The numbers</h2><div class="card scroll"><table>'
-        "<caption>Mean with its 95 % interval and n. ↑ higher is better, ↓ lower is better."
-        f"</caption><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        "</table></div>"
+    heads = [f"{swatch(index)}{text(name)}" for index, name in enumerate(checkpoints)]
+    caption = "Mean with its 95% interval and n. ↑ higher is better, ↓ lower is better."
+    return _table("numbers", "The numbers", caption, heads, rows)
+
+
+def _win_rates(report: Mapping[str, Any]) -> str:
+    """Each pair in a row; the same as the figure, in digits."""
+    if not report["pairs"]:
+        return ""
+    rows: list[str] = []
+    for pair in report["pairs"]:
+        plain = {"mean": pair["win_rate"], "ci95": pair["ci95"], "n": pair["n"]}
+        controlled = {
+            "mean": pair["length_controlled_win_rate"],
+            "ci95": pair["length_controlled_ci95"],
+            "n": pair["n"],
+        }
+        cells = [_cell(plain, 1, share=True), _cell(controlled, 1, share=True)]
+        cells.append(f"{pair['wins']} / {pair['ties']} / {pair['losses']}")
+        cells.append(_cell(pair["score_difference"], 2))
+        rows.append(_cells(f"{pair['a']} over {pair['b']}", "", cells))
+    measure = "rating" if _is_rated(report) else "reward"
+    heads = ["Win rate", "At equal length", "Won / tied / lost", f"Gain in {measure}"]
+    caption = (
+        "Prompt by prompt; a tie counts half. Above 50%, the first of the two is better. At equal "
+        "length: what logistic regression leaves of it if both responses were equally long."
     )
+    return _table("wins", "Who wins", caption, heads, rows)
+
+
+def _table(name: str, title: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return (
+        f'<h2 id="{name}">{text(title)}</h2><div class="card scroll"><table>'
+        f"<caption>{text(caption)}</caption><thead><tr><td></td>{columns}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _is_rated(report: Mapping[str, Any]) -> bool:
+    """False where rewards decide who wins."""
+    return all(c["rating"] is not None for c in report["checkpoints"].values())
 
 
 def _questions(report: Mapping[str, Any]) -> list[str]:
@@ -139,17 +164,29 @@ def _questions(report: Mapping[str, Any]) -> list[str]:
 
 
 def _row(
-    label: str, note: str, leaves: Sequence[Mapping[str, Any] | None], scale: float, digits: int
+    label: str,
+    note: str,
+    leaves: Sequence[Mapping[str, Any] | None],
+    digits: int = 1,
+    share: bool = False,
 ) -> str:
-    cells = "".join(f"<td>{_cell(leaf, scale, digits)}</td>" for leaf in leaves)
-    return f'<tr><th scope="row">{text(label)}<small>{text(note)}</small></th>{cells}</tr>'
+    return _cells(label, note, [_cell(leaf, digits, share) for leaf in leaves])
 
 
-def _cell(leaf: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+def _cells(label: str, note: str, cells: Sequence[str]) -> str:
+    small = f"<small>{text(note)}</small>" if note else ""
+    body = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><th scope="row">{text(label)}{small}</th>{body}</tr>'
+
+
+def _cell(leaf: Mapping[str, Any] | None, digits: int, share: bool = False) -> str:
+    """Mean, interval and n; a share in percent."""
     if leaf is None or leaf["mean"] is None:
         return "–"
+    scale = 100 if share else 1
+    mean = percent(leaf["mean"], digits) if share else decimal(leaf["mean"], digits)
     return (
-        f"<b>{scale * leaf['mean']:.{digits}f}</b> "
+        f"<b>{mean}</b> "
         f'<span class="interval">{interval(leaf["ci95"], scale, digits)}</span>'
         f"<small>n = {leaf['n']}</small>"
     )
@@ -162,12 +199,7 @@ def _strength_row(report: Mapping[str, Any]) -> str:
         for row in report["ranking"]
     }
     leaves = [strengths[name] for name in report["checkpoints"]]
-    return _row("Strength ↑", "Bradley-Terry over all pairs, log odds around 0", leaves, 1, 2)
-
-
-def _swatch(index: int) -> str:
-    style = f"background: var(--series-{index % 6})"
-    return f'<span class="swatch" style="{style}" aria-hidden="true"></span>'
+    return _row("Strength ↑", "Bradley-Terry over all pairs, log odds around 0", leaves, 2)
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -175,7 +207,7 @@ def _swatch(index: int) -> str:
 
 def _figures(report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     checkpoints, figures = report["checkpoints"], []
-    if all(c["rating"] is not None for c in checkpoints.values()):
+    if _is_rated(report):
         caption = f"How often each rating was given; {_counts(report)} per checkpoint."
         figures.append(_figure("Ratings", rating_figure(checkpoints), caption))
     if report["pairs"]:
@@ -183,7 +215,7 @@ def _figures(report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[s
             f"Each prompt compares the two responses; {_counts(report)}. Hollow: by logistic "
             "regression, if both responses were of equal length."
         )
-        figures.append(_figure("Who wins", win_rate_figure(report["pairs"]), caption))
+        figures.append(_figure("Win rates", win_rate_figure(report["pairs"]), caption))
     if _questions(report):
         caption = f"The judge's yes/no questions; {_counts(report)} per checkpoint."
         figures.append(_figure("Flaws", answers_figure(checkpoints), caption))
@@ -221,94 +253,18 @@ def _counts(report: Mapping[str, Any]) -> str:
     return f"n = {' to '.join(str(size) for size in sizes)} prompts"
 
 
-# --- examples and method --------------------------------------------------------------------------
-
-
-def _examples(report: Mapping[str, Any]) -> str:
-    examples = report["examples"]
-    names = list(report["checkpoints"])
-    articles = [_example(example, names, report["judge"]) for example in examples]
-    drawn = sum(example["chosen"] == "drawn at random" for example in examples)
-    note = f"{drawn} prompts drawn at random"
-    if drawn < len(examples):
-        note += f", and the {len(examples) - drawn} where the first of the ranking lost most"
-    shown, hidden = articles[:OPEN_EXAMPLES], articles[OPEN_EXAMPLES:]
-    more = ""
-    if hidden:
-        more = f"<details><summary>{len(hidden)} more examples</summary>{''.join(hidden)}</details>"
-    return (
-        f'<h2 id="examples">Side by side</h2><p class="note">{text(note)}; nothing was picked by '
-        f"hand. All responses are in responses.jsonl.</p>{''.join(shown)}{more}"
-    )
-
-
-def _example(example: Mapping[str, Any], names: Sequence[str], judge: str) -> str:
-    answers = "".join(
-        _answer(name, index, example["responses"][name], judge)
-        for index, name in enumerate(names)
-        if name in example["responses"]
-    )
-    return (
-        f'<article class="card example"><p class="prompt">{text(example["prompt"])}</p>'
-        f'<p class="note">{text(example["chosen"])}</p>'
-        f'<div class="answers">{answers}</div></article>'
-    )
-
-
-def _answer(name: str, index: int, response: Mapping[str, Any], judge: str) -> str:
-    body = f'<p class="text">{text(response["text"])}</p>'
-    if not response["text"].strip():
-        body = '<p class="text empty">(empty response)</p>'
-    rating = "" if response["rating"] is None else f"rated <b>{response['rating']:g}</b> of 7 · "
-    flags = [question.replace("_", " ") for question, yes in response["answers"].items() if yes]
-    if not response["finished"] and "unfinished" not in flags:
-        flags.append("cut off")
-    marks = "".join(f"<li>{text(flag)}</li>" for flag in flags)
-    return (
-        f'<div class="answer" style="border-color: var(--series-{index % 6})">'
-        f"<h3>{text(name)}</h3>{body}"
-        f'<p class="score">{rating}reward {response["reward"]:.2f} · '
-        f"{response['length_tokens']} tokens</p>"
-        + (f'<ul class="flags" aria-label="flaws">{marks}</ul>' if marks else "")
-        + "</div>"
-    )
+# --- method -------------------------------------------------------------------------------------
 
 
 def _method(report: Mapping[str, Any]) -> str:
     intervals = (
-        "Intervals are 95 %: Student’s t for means, Wilson’s for shares, Tango’s for win rates, a "
-        "bootstrap over prompts for strengths, a jackknife for distinct responses. Checkpoints "
-        "answered the same prompts with the same seeds and are compared prompt by prompt."
+        "Intervals are 95%: Student’s t for means, Wilson’s for shares, Tango’s for win rates, a "
+        "sandwich estimate for win rates at equal length, a Bayesian bootstrap over prompts for "
+        "strengths, a jackknife for distinct responses. Checkpoints answered the same prompts "
+        "with the same seeds and are compared prompt by prompt."
     )
     return (
         '<h2 id="method">How this was measured</h2><div class="card">'
         f"<p>{text(intervals)}</p><p>Judge: {text(_judge(report))}.</p>"
-        f"{_definitions(report['settings'])}</div>"
+        f"{definitions(report['settings'])}</div>"
     )
-
-
-def _definitions(values: Mapping[str, Any]) -> str:
-    """A definition list; a mapping of plain values stands on one line."""
-    rows = "".join(
-        f"<dt>{text(_words(name))}</dt><dd>{_definition(value)}</dd>"
-        for name, value in values.items()
-    )
-    return f"<dl>{rows}</dl>"
-
-
-def _definition(value: object) -> str:
-    if not isinstance(value, Mapping):
-        return text(_scalar(value))
-    if any(isinstance(inner, Mapping) for inner in value.values()):
-        return _definitions(value)
-    return text(" · ".join(f"{_words(name)} {_scalar(inner)}" for name, inner in value.items()))
-
-
-def _words(name: object) -> str:
-    return str(name).replace("_", " ").lower()
-
-
-def _scalar(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_scalar(item) for item in value)
-    return "–" if value is None else str(value)

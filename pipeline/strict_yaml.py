@@ -84,7 +84,10 @@ _add_scalar("float", _FLOAT.pattern, "-+.0123456789")
 
 def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
-    return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+    try:
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+    except ValueError:  # Python converts at most 4,300 digits
+        raise _Refused("this number is too long", node.start_mark) from None
 
 
 def _construct_float(loader: _CoreLoader, node: yaml.ScalarNode) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.verdict import decide, interval, number, percent
+from pipeline.verdict import decide, number, percentage
 
 WIDTH = 100
 
@@ -32,19 +32,18 @@ def _ratings(report: Mapping[str, Any]) -> list[str]:
     measure = (
         "reward" if any(c["rating"] is None for c in report["checkpoints"].values()) else "rating"
     )
-    rows = [("checkpoint", f"{measure}, mean [95 % interval]", "reward", "KL to sft", "n")]
+    rows = [("checkpoint", f"{measure}, mean [95% interval]", "n")]
     for name, checkpoint in report["checkpoints"].items():
         leaf = checkpoint[measure]
-        others = (_mean(checkpoint["reward"]), _mean(checkpoint["kl_to_sft"]), str(leaf["n"]))
-        rows.append((name, number(leaf), *others))
+        rows.append((name, number(leaf), str(leaf["n"])))
     return _columns(rows)
 
 
 def _win_rates(report: Mapping[str, Any]) -> list[str]:
-    rows = [("pair", "wins, ties half [95 % interval]", "at equal length", "n")]
+    rows = [("pair", "wins, ties half [95% interval]", "at equal length", "n")]
     for pair in report["pairs"]:
-        plain = f"{percent(pair['win_rate'], 1)} % {interval(pair['ci95'], 100, 1)}"
-        controlled = f"{percent(pair['length_controlled_win_rate'], 1)} %"
+        plain = percentage(pair["win_rate"], pair["ci95"])
+        controlled = percentage(pair["length_controlled_win_rate"], pair["length_controlled_ci95"])
         rows.append((f"{pair['a']} over {pair['b']}", plain, controlled, str(pair["n"])))
     return _columns(rows)
 
@@ -65,10 +64,6 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
     rule = "  ".join("-" * width for width in widths)
     return [lines[0], rule, *lines[1:]]
-
-
-def _mean(leaf: Mapping[str, Any]) -> str:
-    return "–" if leaf["mean"] is None else f"{leaf['mean']:.2f}"
 
 
 def _shorten(line: str) -> str:

@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.errors import UserError
+
 Metrics = Mapping[str, float]
 
 
@@ -57,7 +59,7 @@ def fit(
             learning-rate factor among them); evaluates and logs.
 
     Raises:
-        FloatingPointError: the loss is not finite; no step is taken with it.
+        UserError: the loss is not finite; no step is taken with it.
     """
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     model.train()
@@ -71,7 +73,8 @@ def fit(
             loss, metrics = loss_at(step)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {step + 1}")
+            problem = f"the loss is {value} at step {step + 1}: training diverged."
+            raise UserError("training", problem, "lower the stage's learning rate.")
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
         assert norm is not None  # only under a DeepSpeed engine, which clips by itself

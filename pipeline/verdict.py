@@ -14,7 +14,7 @@ class Verdict:
     """The answer to "which checkpoint to ship".
 
     Attributes:
-        name: the checkpoint that beats every other one, or None if no interval says so.
+        name: the checkpoint to ship, or None if no interval says so or all are rated too low.
         headline: one sentence.
         evidence: the numbers behind it.
         warnings: what got worse, or what these numbers cannot show.
@@ -27,7 +27,11 @@ class Verdict:
 
 
 def decide(report: Mapping[str, Any]) -> Verdict:
-    """A checkpoint wins if its win rate's interval against every other one lies above one half."""
+    """Ships the checkpoint whose win rate against every other one lies, interval and all, above ½.
+
+    Not if its rating lies, interval and all, below the middle of the scale, and not where the
+    reward model judged alone: PPO was trained to please it.
+    """
     ranked = [row["name"] for row in report["ranking"]]
     best = ranked[0]
     if len(ranked) == 1:
@@ -41,14 +45,18 @@ def decide(report: Mapping[str, Any]) -> Verdict:
     evidence += _answer_sentences(report, best, (open_against or ranked[1:])[0])
     if open_against:
         names = " and ".join(open_against)
-        headline = (
-            f"No clear winner: {best} ranks first, but is not shown to be better than {names}."
-        )
+        headline = f"No clear winner: {best} is not shown to be better than {names}."
         return Verdict(None, headline, evidence, _warnings(report, best, open_against[0]))
-    headline = f"Ship {best}: it beats every other checkpoint compared here."
-    if _below(report["checkpoints"][best]["rating"], MIDDLE_OF_SCALE):
+    warnings = _warnings(report, best, ranked[1])
+    rating = report["checkpoints"][best]["rating"]
+    if rating is None:
+        headline = f"{best} scores highest, but only the reward model judged: ask people, too."
+        return Verdict(None, headline, evidence, warnings)
+    if _below(rating, MIDDLE_OF_SCALE):
         headline = f"{best} beats every other checkpoint here, but is rated too low to ship."
-    return Verdict(best, headline, evidence, _warnings(report, best, ranked[1]))
+        return Verdict(None, headline, evidence, warnings)
+    headline = f"Ship {best}: it beats every other checkpoint compared here."
+    return Verdict(best, headline, evidence, warnings)
 
 
 def worse_answers(report: Mapping[str, Any], a: str, b: str) -> list[tuple[str, dict[str, Any]]]:
@@ -58,15 +66,15 @@ def worse_answers(report: Mapping[str, Any], a: str, b: str) -> list[tuple[str, 
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """A share as a percentage, without its sign."""
-    return "–" if share is None else f"{100 * share:.{digits}f}"
+    """A share as a percentage: 74.7%."""
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
 
 
 def interval(ends: list[float] | None, scale: float = 1.0, digits: int = 2) -> str:
     """``[lower, upper]``, or a note that n is too small for one."""
     if ends is None:
         return "[no interval]"
-    lower, upper = (f"{scale * end:.{digits}f}" for end in ends)
+    lower, upper = (decimal(scale * end, digits) for end in ends)
     return f"[{lower}, {upper}]"
 
 
@@ -74,7 +82,19 @@ def number(leaf: Mapping[str, Any] | None, digits: int = 2) -> str:
     """``mean [lower, upper]`` of a leaf."""
     if leaf is None or leaf["mean"] is None:
         return "–"
-    return f"{leaf['mean']:.{digits}f} {interval(leaf['ci95'], digits=digits)}"
+    return f"{decimal(leaf['mean'], digits)} {interval(leaf['ci95'], digits=digits)}"
+
+
+def percentage(share: float | None, ends: list[float] | None, digits: int = 1) -> str:
+    """``74.7% [70.5, 78.3]`` of shares."""
+    return f"{percent(share, digits)} {interval(ends, 100, digits)}"
+
+
+def decimal(value: float, digits: int) -> str:
+    """A rounded number: never −0, and in powers of ten where it is too long for a table."""
+    if abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:z.{digits}f}"
 
 
 def _pair(report: Mapping[str, Any], a: str, b: str) -> dict[str, Any]:
@@ -125,21 +145,18 @@ def _rating_sentence(report: Mapping[str, Any], name: str) -> str:
     checkpoint = report["checkpoints"][name]
     if checkpoint["rating"] is None:
         leaf = checkpoint["reward"]
-        return f"{name} has a mean reward of {number(leaf)} over {leaf['n']} prompts."
+        return f"{name} has a mean reward of {number(leaf)} over {_prompts(leaf['n'])}."
     leaf = checkpoint["rating"]
-    return f"{name} is rated {number(leaf)} of 7 on {leaf['n']} held-out prompts."
+    return f"{name} is rated {number(leaf)} of 7 on {_prompts(leaf['n'])}."
 
 
 def _pair_sentence(pair: Mapping[str, Any]) -> str:
     sentence = (
-        f"Against {pair['b']} it wins {percent(pair['win_rate'])} % "
-        f"{interval(pair['ci95'], 100, 0)} of {pair['n']} prompts, ties counted half"
+        f"Against {pair['b']} it wins {percentage(pair['win_rate'], pair['ci95'], 0)} "
+        f"of {_prompts(pair['n'])}, ties counted half"
     )
-    controlled = pair["length_controlled_win_rate"]
-    return (
-        f"{sentence}; at equal length {percent(controlled)} % "
-        f"{interval(pair['length_controlled_ci95'], 100, 0)}."
-    )
+    controlled = pair["length_controlled_win_rate"], pair["length_controlled_ci95"]
+    return f"{sentence}; at equal length {percentage(*controlled, 0)}."
 
 
 def _answer_sentences(report: Mapping[str, Any], best: str, other: str) -> list[str]:
@@ -149,7 +166,7 @@ def _answer_sentences(report: Mapping[str, Any], best: str, other: str) -> list[
         return []
     worse = {name for name, _ in worse_answers(report, best, other)}
     up = [
-        f"{_words(name)} {percent(leaf['mean'], 1)} points {interval(leaf['ci95'], 100, 1)}"
+        f"{_words(name)} +{_points(leaf)}"
         for name, leaf in differences.items()
         if (leaf["mean"] or 0) > 0 and name not in worse
     ]
@@ -157,6 +174,15 @@ def _answer_sentences(report: Mapping[str, Any], best: str, other: str) -> list[
     if up:
         sentences.append(f"Up against {other}, but within the interval: {', '.join(up)}.")
     return sentences
+
+
+def _points(leaf: Mapping[str, Any]) -> str:
+    ends = interval(leaf["ci95"], 100, 1)
+    return f"{100 * leaf['mean']:.1f} percentage points {ends} (n = {leaf['n']})"
+
+
+def _prompts(n: int) -> str:
+    return "1 prompt" if n == 1 else f"{n} prompts"
 
 
 def _words(question: str) -> str:
@@ -169,9 +195,8 @@ def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
     for question, leaf in worse_answers(report, best, other):
         a, b = (report["checkpoints"][name]["answers"][question]["mean"] for name in (best, other))
         warnings.append(
-            f"“{_words(question)}” is more frequent than in {other}: {percent(a, 1)} % against "
-            f"{percent(b, 1)} %, a difference of {percent(leaf['mean'], 1)} points "
-            f"{interval(leaf['ci95'], 100, 1)} (n = {leaf['n']})."
+            f"“{_words(question)}” is more frequent than in {other}: {percent(a, 1)} against "
+            f"{percent(b, 1)}, a difference of {_points(leaf)}."
         )
     if _above(pair["ci95"], 0.5) and not _above(pair["length_controlled_ci95"], 0.5):
         warnings.append(
@@ -180,14 +205,15 @@ def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
     distinct, before = (report["checkpoints"][name]["distinct_answers"] for name in (best, other))
     if _below(distinct, 0.9 * (before["mean"] or 0)):
         warnings.append(
-            f"Its responses repeat each other: {number(distinct)} of them are distinct, "
-            f"against {number(before)} for {other} (n = {distinct['n']})."
+            f"Its responses repeat each other: "
+            f"{percentage(distinct['mean'], distinct['ci95'])} of them are distinct, against "
+            f"{percentage(before['mean'], before['ci95'])} for {other} (n = {distinct['n']})."
         )
     if (checkpoint["empty"]["mean"] or 0) >= 0.01:
         leaf = checkpoint["empty"]
         warnings.append(
-            f"{percent(leaf['mean'], 1)} % {interval(leaf['ci95'], 100, 1)} of its responses "
-            f"are empty (n = {leaf['n']})."
+            f"{percentage(leaf['mean'], leaf['ci95'])} of its responses are empty "
+            f"(n = {leaf['n']})."
         )
     if checkpoint["rating"] is None:
         warnings.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -106,6 +107,9 @@ def label_command(
 ) -> None:
     """Open the labeling application of a run in the browser."""
     values = read_config(config, overrides or [])
+    if values.label.source == "file":
+        problem = "is file: labels given in the browser would not be used."
+        raise UserError("label.source", problem, "set label.source=browser.")
     from labeling_ui.serve import serve
     from stages.label import label_questions
 
@@ -115,7 +119,7 @@ def label_command(
         port,
         open_browser,
         questions=label_questions(values),
-        next_command=f"align run {config}",
+        next_command=shlex.join(["align", "run", str(config), *(overrides or [])]),
     )
 
 

@@ -78,11 +78,11 @@ def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
     try:
         result = command()
     except Exception as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
         line = _one_line(error)
         if line is None:
             raise
+        if "--debug" in arguments:
+            traceback.print_exc()
         print(line, file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:

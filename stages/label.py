@@ -11,18 +11,20 @@ Reads samples and data; writes labels/ (``rankings.jsonl``, ``skips.jsonl``,
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from labeling_ui.store import Store, Task, open_store
+from pipeline.artifacts import read_manifest
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.judges import Judge, OverlapJudge, RubricJudge, ScriptedLabeler, make_labelers
 from pipeline.records import Prompt, Ranking, SampleSet, read_rows
 from pipeline.stage_context import CONFIG_FILE, StageContext, open_stage
 from pipeline.tinyworld import QUESTIONS, build_world
-from stages.chain import STORE_FILE
+from stages.chain import STORE_FILE, store_digest
 from stages.cli import stage_main
 
 VERSION = 1
@@ -58,6 +60,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
     """
     section = config.label
     database = section.database or run_folder / STORE_FILE
+    refuse_lost_store(config, run_folder)
     with open_stage("label", config, run_folder) as stage, closing(open_store(database)) as store:
         path = stage.input("samples") / "samples.jsonl"
         if section.file is not None:
@@ -79,6 +82,23 @@ def run(config: RunConfig, run_folder: Path) -> None:
             raise UserError(database, "holds no ranking.", "judge at least one task.")
 
 
+def refuse_lost_store(config: RunConfig, run_folder: Path) -> None:
+    """Stops a run whose label database is gone: ``labels/`` may be the last copy of people's work.
+
+    Raises:
+        UserError: labels were published from a database that is not there.
+    """
+    published = read_manifest(run_folder / "labels")
+    if published is None or "store" not in published.inputs:
+        return
+    if store_digest(config, run_folder) is None:
+        raise UserError(
+            config.label.database or run_folder / STORE_FILE,
+            "is gone, but labels/ was exported from it.",
+            "restore it; to label from the beginning, delete labels/.",
+        )
+
+
 def label_questions(config: RunConfig) -> dict[str, str]:
     """The yes/no questions of a run: the configured ones, else the embedded world's own."""
     if config.label.questions or config.data.tinyworld is None:
@@ -89,9 +109,10 @@ def label_questions(config: RunConfig) -> dict[str, str]:
 def import_file(store: Store, path: Path) -> None:
     """The rankings of a file become the store's only ones that are current."""
     rankings = read_rows(path, Ranking)
-    store.add_tasks([], {}, "")
-    store.keep_scripted([])
-    store.import_rankings(rankings)
+    with store.together():  # a bad row leaves the store as it was
+        store.add_tasks([], {}, "")
+        store.keep_scripted([])
+        store.import_rankings(rankings)
 
 
 def label_by_script(store: Store, samples: Sequence[SampleSet], stage: StageContext) -> None:
@@ -164,7 +185,9 @@ def _prompt_of(sample: SampleSet, prompts: Mapping[str, Prompt]) -> Prompt:
 def _account_name(labeler: ScriptedLabeler, stage: StageContext) -> str:
     """A name that changes with everything a scripted label depends on but the task."""
     section = stage.config.label
-    settings = (section.judge, stage.config.seed, section.labelers, VERSION)
+    told = json.dumps([section.instructions, list(label_questions(stage.config).items())])
+    guideline = hashlib.sha256(told.encode()).hexdigest()[:8]
+    settings = (section.judge, stage.config.seed, section.labelers, guideline, VERSION)
     return f"{labeler.name} {'/'.join(str(value) for value in settings)}"
 
 

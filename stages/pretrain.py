@@ -27,7 +27,7 @@ from pipeline.data import (
 )
 from pipeline.errors import UserError
 from pipeline.model import GPT, GPTConfig, save_gpt
-from pipeline.pretraining import copy_accuracy, heldout_loss, next_token_loss
+from pipeline.pretraining import batch_of, copy_accuracy, heldout_loss, next_token_loss
 from pipeline.records import CopyProbe, read_rows
 from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.stage_context import StageContext, open_stage
@@ -89,12 +89,10 @@ def train(
     schedule: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """The training steps: step i takes the i-th batch of rows of the mixture's schedule."""
-    sources, rows = schedule
 
     def loss_at(step: int) -> tuple[torch.Tensor, Metrics]:
-        batch = range(step * section.batch_rows, (step + 1) * section.batch_rows)
-        ids = np.stack([packed[sources[i]][rows[i]] for i in batch])
-        return next_token_loss(model, torch.from_numpy(ids).to(stage.device)), {}
+        ids = batch_of(packed, schedule, step, section.batch_rows)
+        return next_token_loss(model, ids.to(stage.device)), {}
 
     optimizers = make_optimizers(
         model,

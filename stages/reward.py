@@ -168,23 +168,18 @@ def train(
                 metrics = {**metrics, **validate(stage, model, pad_id, validation)}
             stage.log(step, **metrics)
 
-        try:
-            fit(
-                stage.accelerator,
-                model,
-                [make_optimizer(model, section)],
-                loss_at,
-                schedule=Schedule(
-                    steps, round(section.warmup_fraction * steps), FINAL_LEARNING_RATE_FRACTION
-                ),
-                max_grad_norm=section.max_grad_norm,
-                autocast=stage.autocast,
-                on_step=on_step,
-            )
-        except FloatingPointError as error:
-            raise UserError(
-                "reward.learning_rate", f"made training diverge: {error}.", "lower it."
-            ) from None
+        fit(
+            stage.accelerator,
+            model,
+            [make_optimizer(model, section)],
+            loss_at,
+            schedule=Schedule(
+                steps, round(section.warmup_fraction * steps), FINAL_LEARNING_RATE_FRACTION
+            ),
+            max_grad_norm=section.max_grad_norm,
+            autocast=stage.autocast,
+            on_step=on_step,
+        )
 
 
 def make_optimizer(model: RewardModel, section: RewardSection) -> torch.optim.Optimizer:

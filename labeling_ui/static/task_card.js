@@ -5,7 +5,7 @@ const page = $(".page");
 const LETTERS = "ABCDEFGHI";
 const ANCHORS = { 1: "terrible", 4: "acceptable", 7: "perfect" };
 // Controls that could reorder or hide text: C0, C1 and the bidirectional overrides and isolates.
-const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/;
+const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/;
 
 let task = null;    // what the server sent
 let ratings = [];   // 1..7 or null, by display place, as everything here
@@ -439,6 +439,8 @@ $(".keys-on").addEventListener("change", (event) => {
 
 function onKey(event) {
   if (!task || !element.isConnected || event.isComposing) return;
+  // A key held down too long must not rate the next response, or submit the next task.
+  if (event.repeat && (event.key === "Enter" || /^[1-7]$/.test(event.key))) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     return submit();

@@ -1,4 +1,8 @@
-"""The world's constants, in one block: fixed before any setting was tuned, printed with results."""
+"""What is flawed, how it is scored and how noisy labelers are, in one block.
+
+Fixed before any setting was tuned, and printed with the results. The mixture of the corpus
+(``corpus.MIXTURE``, ``corpus.FLAWS_IN_REVIEW``) is a setting: it was chosen on seed 0.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,14 @@ import random
 from collections.abc import Callable, Sequence
 
 from pipeline.tinyworld.constants import FLAW_WEIGHTS, TWO_FLAWS_SHARE
-from pipeline.tinyworld.grammar import GENERIC_ANIMAL, GENERIC_OBJECT, TEMPLATES, Sentence, Template
+from pipeline.tinyworld.grammar import (
+    FORMS,
+    GENERIC_ANIMAL,
+    GENERIC_OBJECT,
+    TEMPLATES,
+    Sentence,
+    Template,
+)
 from pipeline.tinyworld.responses import count_words, join, write_response
 from pipeline.tinyworld.world import FACT_VALUES, FACTS, OBJECTS, Task, World, all_tasks
 
@@ -26,11 +33,13 @@ def _off_topic(
     world: World, task: Task, sentences: Sentences, rng: random.Random
 ) -> Sentences | None:
     """A story or a note where another kind was asked for, or something else altogether."""
-    tasks = [t for t in all_tasks() if t.kind != task.kind]
+    tasks = [t for t in all_tasks() if t.kind != task.kind and t not in world.heldout_tasks]
     if rng.random() < 0.5:
         others = [t for t in tasks if t.object and set(task.subjects) <= set(t.subjects)]
     else:
         others = [t for t in tasks if not set(t.subjects) & set(task.subjects)]
+    if not others:
+        return None
     kind = rng.choice(sorted({t.kind for t in others}))
     return write_response(world, rng.choice([t for t in others if t.kind == kind]), rng)
 
@@ -137,6 +146,18 @@ def draw_flaws(rng: random.Random) -> list[str]:
     return sorted([first, second], key=FLAWS.index)
 
 
+def tells_heldout(world: World, sentences: Sentences) -> bool:
+    """Whether the sentences tell a story or write a note whose contents are held out."""
+    for kind in ("story", "note"):
+        roles = {count.role for count in FORMS[kind]}
+        slots = [s.slots for s in sentences if s.template.role in roles]
+        animals = {s["animal"] for s in slots if "animal" in s}
+        objects = {s["object"] for s in slots if "object" in s}
+        if any(Task(kind, a, o) in world.heldout_tasks for a in animals for o in objects):
+            return True
+    return False
+
+
 def plant(
     world: World,
     task: Task,
@@ -146,12 +167,13 @@ def plant(
 ) -> str | None:
     """A fresh response with the flaws planted.
 
-    None if the draw cannot carry them: a note that states no fact has none to get wrong.
+    None if the draw cannot carry them: a note that states no fact has none to get wrong, and
+    another animal or object may make a story or note that is only ever held out.
     """
     sentences = write_response(world, task, rng)
     for flaw in flaws:
         planted = _PLANTERS[flaw](world, task, sentences, rng)
-        if planted is None:
+        if planted is None or tells_heldout(world, planted):
             return None
         sentences = planted
     text = join(sentences)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from labeling_ui.store import Store, open_store
+from pipeline.artifacts import Identity, WorkRecord, publish, temporary_folder
 from pipeline.records import SampledResponse, SampleSet, write_rows
 
 if TYPE_CHECKING:
@@ -86,10 +87,18 @@ def sample_set(name: str, prompt: str, texts: Sequence[str]) -> SampleSet:
     return SampleSet(prompt_id=name, prompt=prompt, responses=responses)
 
 
+def publish_samples(run_folder: Path, samples: Sequence[SampleSet]) -> None:
+    """What the stage sample leaves."""
+    run_folder.mkdir(parents=True)
+    temporary = temporary_folder(run_folder / "samples")
+    write_rows(temporary / "samples.jsonl", samples)
+    identity = Identity("sample", {}, 0, {}, 1)
+    publish(temporary, run_folder / "samples", identity, WorkRecord({}, "", "", 0.0, 0))
+
+
 def start(folder: Path, samples: Sequence[SampleSet]) -> Server:
     """A server on a free port, up and running."""
-    (folder / "samples").mkdir(parents=True)
-    write_rows(folder / "samples" / "samples.jsonl", samples)
+    publish_samples(folder, samples)
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(folder)],
         stdout=subprocess.PIPE,

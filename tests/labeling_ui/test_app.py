@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -378,13 +378,21 @@ def test_without_samples_there_is_nothing_to_label(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_port_in_use_is_a_users_mistake(tmp_path: Path) -> None:
-    (tmp_path / "samples").mkdir()
-    write_rows(tmp_path / "samples" / "samples.jsonl", [sample("a")])
+def test_a_port_in_use_and_altered_samples_are_users_mistakes(
+    tmp_path: Path, publish_folder: Callable[[Path, Callable[[Path], object]], None]
+) -> None:
+    def write(folder: Path) -> None:
+        write_rows(folder / "samples.jsonl", [sample("a")])
+
+    publish_folder(tmp_path / "samples", write)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port}.*--port"):
             serve(config(), tmp_path, port)
+    path = tmp_path / "samples" / "samples.jsonl"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(UserError, match=r"samples\.jsonl"):
+        serve(config(), tmp_path, 0)
 
 
 def test_the_application_loads_no_torch_and_no_analytics() -> None:

@@ -489,7 +489,7 @@ def test_whatever_is_valid_comes_back_unchanged(
     def column(element: st.SearchStrategy[Any]) -> list[Any]:
         return data.draw(st.lists(element, min_size=size, max_size=size))
 
-    ratings, ranks = column(st.integers(1, 7)), column(st.integers(1, 9))
+    ratings, ranks = column(st.integers(1, 7)), column(st.integers(1, size))
     answers = {question: column(st.sampled_from([True, False, None])) for question in QUESTIONS}
     texts = column(st.text(max_size=30))
     sample = sample_set("p", size)
@@ -588,3 +588,13 @@ def test_the_store_loads_neither_torch_nor_gradio() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert json.loads(result.stdout) == []
+
+
+def test_a_response_that_was_cut_off_stays_cut_off(tmp_path: Path) -> None:
+    """The reward model must not see an end token where PPO will see none."""
+    sample = sample_set("p", 2)
+    cut = [sample.responses[0], sample.responses[1].model_copy(update={"finished": False})]
+    store = open_store(tmp_path / "labels.db")
+    store.add_tasks([sample.model_copy(update={"responses": cut})], QUESTIONS, "x")
+    judge(store, store.add_labeler("ann").id, shown(store, store.add_labeler("ann").id))
+    assert [response.finished for response in store.rankings()[0].responses] == [True, False]

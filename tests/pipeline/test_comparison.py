@@ -124,6 +124,32 @@ def test_without_ratings_rewards_decide() -> None:
     assert report["ranking"][0]["name"] == "sft"
 
 
+def test_half_rated_responses_are_refused() -> None:
+    with pytest.raises(ValueError, match="some responses are rated"):
+        report_of(checkpoint("base", [1, 2]), checkpoint("sft", [None, 2]))
+
+
+def test_identical_checkpoints_tie_everywhere() -> None:
+    report = report_of(*(checkpoint(name, [1, 5, 7, 3]) for name in ("base", "sft", "ppo")))
+    for pair in report["pairs"]:
+        assert (pair["wins"], pair["ties"], pair["losses"]) == (0, 4, 0)
+        assert pair["win_rate"] == pair["length_controlled_win_rate"] == 0.5
+        assert pair["score_difference"]["mean"] == 0
+        assert pair["answer_differences"]["rude"]["mean"] == 0
+    assert [row["strength"] for row in report["ranking"]] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert all(example["chosen"] == "drawn at random" for example in report["examples"])
+
+
+def test_one_prompt_has_numbers_and_few_intervals() -> None:
+    report = report_of(checkpoint("base", [2]), checkpoint("sft", [6]))
+    assert report["checkpoints"]["sft"]["rating"] == {"mean": 6, "ci95": None, "n": 1}
+    assert report["pairs"][0]["win_rate"] == 1
+    assert [row["ci95"] for row in report["ranking"]] == [None, None]
+    # Wilson at 1 of 1: the lower end is 1 / (1 + z²).
+    assert report["pairs"][0]["ci95"] == pytest.approx([1 / (1 + 1.959964**2), 1], abs=1e-6)
+    json.dumps(report, allow_nan=False)
+
+
 def test_checkpoints_must_answer_the_same_prompts() -> None:
     one, other = checkpoint("base", [1, 2]), checkpoint("sft", [1, 2])
     swapped = CheckpointResult("sft", "sft", other.responses[::-1])

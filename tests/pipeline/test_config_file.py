@@ -63,6 +63,7 @@ def test_an_entry_of_a_list_can_be_overridden(write: Any) -> None:
     text = (
         "data:\n  corpus:\n  - {name: a, path: a.txt, proportion: 1}\n"
         "  instructions: {path: i.jsonl, prompt_columns: [p], response_column: r}\npretrain: {}\n"
+        "label: {judge: overlap}\ncompare: {judge: overlap}\n"
     )
     config = load_config(write(text), ["data.corpus.0.path=b.txt"])
     assert config.data.corpus[0].path == "b.txt"

@@ -138,6 +138,9 @@ def test_paired_difference_uses_prompts_that_both_answered() -> None:
 def test_unpaired_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="not paired"):
         outcomes([1, 2], [1])
+    for broken in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="finite"):
+            outcomes([1, broken], [1, 2])
 
 
 # --- coverage: 95 % must hold the truth about 95 times in 100 ---------------------------------
@@ -187,6 +190,7 @@ def test_distinct_share_counts_texts() -> None:
     leaf = distinct_share(["a", "b", "a", "c"])
     assert leaf["mean"] == 0.75
     assert leaf["n"] == 4
+    assert distinct_share(["a"]) == {"mean": 1.0, "ci95": None, "n": 1}
     assert distinct_share(["a"] * 10)["mean"] == pytest.approx(0.1)
     all_distinct = distinct_share([str(i) for i in range(100)])
     assert all_distinct["mean"] == 1.0
@@ -242,12 +246,27 @@ def test_ranking_puts_the_stronger_first_and_is_reproducible() -> None:
     assert result == ranking(["x", "y", "z"], pairs, bootstrap_samples=100, seed=7)
 
 
-def test_ranking_interval_of_two_is_about_that_of_the_log_odds() -> None:
-    results = np.array([1.0] * 140 + [0.0] * 60)
-    row = ranking(["a", "b"], {("a", "b"): results}, bootstrap_samples=2000, seed=0)[0]
-    error = math.sqrt(1 / 140 + 1 / 60) / 2  # of half the log odds
-    center = math.log(140 / 60) / 2
-    assert row["ci95"] == pytest.approx([center - 1.96 * error, center + 1.96 * error], abs=0.03)
+@pytest.mark.parametrize(("wins", "losses"), [(40, 0), (30, 12)])
+def test_the_ranking_interval_of_two_is_jeffreys(wins: int, losses: int) -> None:
+    results = np.array([1.0] * wins + [0.0] * losses)
+    first, second = ranking(["a", "b"], {("a", "b"): results}, bootstrap_samples=1000, seed=0)
+    low, high = stats.beta(wins + 0.5, losses + 0.5).ppf([0.025, 0.975])
+    expected = [math.log(share / (1 - share)) / 2 for share in (low, high)]
+    assert first["ci95"] is not None
+    assert second["ci95"] is not None
+    # Compared as shares of wins: at 40 of 40 the upper end of the log odds is far out and noisy.
+    shares = [1 / (1 + math.exp(-2 * end)) for end in first["ci95"]]
+    assert shares == pytest.approx([low, high], abs=0.03)
+    assert first["ci95"][0] == pytest.approx(expected[0], abs=0.15)
+    assert second["ci95"] == pytest.approx([-end for end in reversed(first["ci95"])])
+
+
+def test_equal_checkpoints_are_equally_strong() -> None:
+    results = {pair: np.full(30, 0.5) for pair in (("a", "b"), ("a", "c"), ("b", "c"))}
+    for row in ranking(["a", "b", "c"], results, bootstrap_samples=200, seed=0):
+        assert row["strength"] == pytest.approx(0, abs=1e-9)
+        assert row["ci95"] is not None
+        assert row["ci95"][0] < 0 < row["ci95"][1]
 
 
 def test_ranking_of_one_checkpoint_has_nothing_to_say() -> None:

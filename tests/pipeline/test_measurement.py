@@ -1,12 +1,20 @@
-"""Log-probabilities of given continuations against a plain full forward pass."""
+"""What is measured on responses, against plain forward passes, ours and Hugging Face's."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
-from pipeline.measurement import continuation_logprobs
-from pipeline.model import GPT
+from pipeline.errors import UserError
+from pipeline.judges import OverlapJudge
+from pipeline.measurement import Instruments, continuation_logprobs, measure, text_losses
+from pipeline.model import GPT, load_gpt
+from pipeline.records import Prompt
+from pipeline.reward import RewardModel
 from pipeline.sampling import SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
 
@@ -42,3 +50,100 @@ def test_is_the_policy_that_the_sampler_drew_from(tiny_gpt: GPT, tiny_tokenizer:
     )
     for row, sampled, length in zip(rows, generation.logprobs.tolist(), lengths, strict=True):
         assert row == pytest.approx(sampled[:length], abs=1e-4)
+
+
+def test_agrees_with_transformers(tiny_model_folder: Path) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_model_folder).eval()
+    temperature, never = 0.6, (1, 2, 3)
+    ours = continuation_logprobs(
+        load_gpt(tiny_model_folder),
+        PREFIXES,
+        CONTINUATIONS,
+        pad_id=1,
+        temperature=temperature,
+        never_sampled_ids=never,
+    )
+    for prefix, continuation, row in zip(PREFIXES, CONTINUATIONS, ours, strict=True):
+        with torch.no_grad():
+            logits = theirs(torch.tensor([[*prefix, *continuation]])).logits[0] / temperature
+        logits[:, list(never)] = -math.inf
+        expected = [
+            float(logits[len(prefix) - 1 + index].log_softmax(-1)[token])
+            for index, token in enumerate(continuation)
+        ]
+        assert row == pytest.approx(expected, abs=1e-5)
+
+
+PROMPTS = [
+    Prompt(prompt_id="p0", prompt="Where?", split="heldout", meta={"reference": "the old mill"}),
+    Prompt(prompt_id="p1", prompt="Who eats plums?", split="heldout", meta={"reference": "foxes"}),
+    Prompt(prompt_id="p2", prompt="Thank the owl.", split="heldout", meta={"reference": "thanks"}),
+]
+SETTINGS = SamplingSettings(10)
+
+
+def instruments(folder: Path, judge: OverlapJudge | None = None) -> Instruments:
+    head = torch.Generator().manual_seed(4)
+    reward_model = RewardModel(load_gpt(folder), head)
+    return Instruments(load_gpt(folder), load_gpt(folder), reward_model, judge)
+
+
+def test_a_policy_has_no_divergence_from_itself(
+    tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    """Exactly 0, not about 0; a moved policy has one, and it is that of its own samples."""
+    model, tools = load_gpt(tiny_model_folder), instruments(tiny_model_folder)
+    same = measure(model, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+    assert [row.kl_to_sft for row in same] == [0.0, 0.0, 0.0]
+    with torch.no_grad():
+        model.ln_f.bias.add_(torch.linspace(-0.3, 0.3, 32))
+    moved = measure(model, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+    assert all(row.kl_to_sft != 0 for row in moved)
+
+
+def test_without_a_judge_there_is_no_rating(
+    tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    tools = instruments(tiny_model_folder)
+    rows = measure(tiny_gpt, tiny_tokenizer, PROMPTS[:1], [1], SETTINGS, tools)
+    assert [(row.rating, row.answers) for row in rows] == [(None, {})]
+    assert all(math.isfinite(row.reward) for row in rows)
+
+
+def test_the_judge_sees_each_response_with_its_own_prompt(
+    tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    judge = OverlapJudge()
+    tools = instruments(tiny_model_folder, judge)
+    rows = measure(tiny_gpt, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+    assert [row.prompt_id for row in rows] == ["p0", "p1", "p2"]
+    for row, prompt in zip(rows, PROMPTS, strict=True):
+        assert row.rating == judge.judge(prompt, row.text, row.finished).rating
+
+
+def test_a_broken_reward_model_is_one_line(
+    tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    tools = instruments(tiny_model_folder)
+    with torch.no_grad():
+        tools.reward_model.score.weight.fill_(math.nan)
+    with pytest.raises(UserError, match="not numbers"):
+        measure(tiny_gpt, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+
+
+def test_a_text_is_measured_alone_from_a_documents_beginning(
+    tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_model_folder).eval()
+    texts = ["the fox eats plums", "", "an owl"]
+    for text, losses in zip(texts, text_losses(tiny_gpt, texts, tiny_tokenizer, 2), strict=True):
+        ids = [tiny_tokenizer.eos_id, *tiny_tokenizer.encode(text)]
+        with torch.no_grad():
+            logprobs = theirs(torch.tensor([ids])).logits[0].log_softmax(-1)
+        expected = [-float(logprobs[i, following]) for i, following in enumerate(ids[1:])]
+        assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_broken_characters_may_exceed_the_context(tiny_gpt: GPT, tiny_tokenizer: Tokenizer) -> None:
+    [losses] = text_losses(tiny_gpt, ["\ufffd" * 100], tiny_tokenizer, 8)
+    assert len(losses) == 63

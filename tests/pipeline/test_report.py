@@ -152,6 +152,7 @@ def test_hostile_names_of_questions_and_settings_stay_text() -> None:
 
 def test_control_characters_become_visible() -> None:
     assert text("a\x00b\x1b\nc\td\x85") == "a\ufffdb\ufffd\nc\td\ufffd"
+    assert text("pay \u202eelif\u2066 \u200f\u061cme") == "pay \ufffdelif\ufffd \ufffd\ufffdme"
     assert text("'\"<>&") == "&#x27;&quot;&lt;&gt;&amp;"
 
 
@@ -163,7 +164,7 @@ def test_headings_tables_and_figures_are_accessible(page: str) -> None:
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert all(attributes.get("scope") in ("col", "row") for attributes in parsed.attributes("th"))
-    assert len(parsed.attributes("caption")) == 1
+    assert len(parsed.attributes("caption")) == len(parsed.attributes("table")) == 2
     figures = parsed.attributes("svg")
     assert len(figures) == 5
     assert all(a["role"] == "img" and a["aria-label"] and a["viewbox"] for a in figures)
@@ -180,11 +181,36 @@ def test_every_number_of_the_table_has_interval_and_n(page: str) -> None:
         assert "n = 8" in cell
 
 
+def test_win_rates_stand_in_a_table(page: str) -> None:
+    """ppo's ratings are sft's plus one, always: 8 wins of 8; Wilson's lower end is 8 / (8 + z²)."""
+    [row] = re.findall(r'<tr><th scope="row">ppo over sft</th>.*?</tr>', page)
+    words = " ".join(" ".join(Page(row).words).split())
+    assert words.startswith("ppo over sft 100.0% [67.6, 100.0] n = 8")
+    assert "8 / 0 / 0" in words
+    assert words.endswith("1.00 [1.00, 1.00] n = 8")
+
+
+def test_percentages_are_written_in_american_style(page: str) -> None:
+    assert not re.search(r"\d %", "".join(Page(page).words))
+
+
+def test_a_loss_of_the_best_is_open() -> None:
+    report = make_report([f"answer {i}" for i in range(12)])
+    for example in report["examples"][-2:]:
+        example["chosen"] = "largest loss of ppo against sft"
+    page = render_html(report, {})
+    opened, hidden = page[page.index('id="examples"') :].split("<details>")
+    assert opened.count("<article") == 4
+    assert opened.count("largest loss") == 1
+    assert hidden.count("<article") == 8
+    assert "10 prompts drawn at random, and 2 where the first of the ranking lost most" in page
+
+
 def test_the_verdict_comes_first_and_the_settings_last(page: str) -> None:
     words = "".join(Page(page).words)
     headline = words.index("ppo beats every other checkpoint here")
     assert words.index("Which checkpoint to ship") < headline < words.index("The numbers")
-    assert words.index("How this was measured") < words.index("rude 3.0") < len(words)
+    assert words.index("How this was measured") < words.index("rude: 3.0") < len(words)
     assert "0.8" in words[words.index("How this was measured") :]
 
 

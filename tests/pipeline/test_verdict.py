@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.comparison import CheckpointResult, JudgedResponse, build_report
-from pipeline.verdict import decide, number, worse_answers
+from pipeline.verdict import decide, interval, number, percent, worse_answers
 
 
 def make(
@@ -67,7 +67,7 @@ def test_an_earlier_checkpoint_can_win() -> None:
     report = report_of(make("sft", noisy(6, 0)), make("ppo", noisy(3, 1), rude_share=0.0))
     verdict = decide(report)
     assert verdict.name == "sft"
-    # The report holds ppo against sft; from sft's side its 10 % rude responses are 10 points more.
+    # The report holds ppo against sft; from sft's side its 10% rude responses are 10 points more.
     [(question, leaf)] = worse_answers(report, "sft", "ppo")
     assert question == "rude"
     assert leaf["mean"] > 0.09
@@ -80,7 +80,7 @@ def test_a_worse_flaw_is_named() -> None:
     )
     assert verdict.name == "ppo"
     assert any(
-        "rude" in warning and "30.0 % against 5.0 %" in warning for warning in verdict.warnings
+        "rude" in warning and "30.0% against 5.0%" in warning for warning in verdict.warnings
     )
     assert not any("No flaw is shown" in line for line in verdict.evidence)
 
@@ -90,18 +90,22 @@ def test_a_flaw_within_noise_is_evidence_and_no_warning() -> None:
         report_of(make("sft", noisy(3, 0), 0.1), make("ppo", noisy(5.5, 1), rude_share=0.11))
     )
     assert verdict.warnings == []
-    assert any("within the interval: rude 1.0 points" in line for line in verdict.evidence)
+    assert any(
+        "within the interval: rude +1.0 percentage points" in line for line in verdict.evidence
+    )
 
 
 def test_the_best_of_a_bad_lot_is_not_shipped() -> None:
     verdict = decide(report_of(make("base", noisy(1, 0)), make("ppo", noisy(2.4, 1))))
+    assert verdict.name is None
     assert "too low to ship" in verdict.headline
 
 
 def test_the_reward_model_alone_is_no_proof() -> None:
     sft, ppo = make("sft", noisy(2, 0), rated=False), make("ppo", noisy(5, 1), rated=False)
     verdict = decide(report_of(sft, ppo, judge="reward"))
-    assert verdict.name == "ppo"
+    assert verdict.name is None
+    assert "only the reward model judged" in verdict.headline
     assert any("Only the reward model judged" in warning for warning in verdict.warnings)
 
 
@@ -128,6 +132,19 @@ def test_one_checkpoint_is_no_choice() -> None:
     verdict = decide(report_of(make("sft", noisy(5, 0))))
     assert verdict.name is None
     assert "nothing to choose" in verdict.headline
+
+
+def test_identical_checkpoints_have_no_winner() -> None:
+    verdict = decide(report_of(*(make(name, noisy(5, 0)) for name in ("base", "sft", "ppo"))))
+    assert verdict.name is None
+    assert verdict.headline == "No clear winner: base is not shown to be better than sft and ppo."
+
+
+def test_numbers_are_written_in_american_style() -> None:
+    assert percent(0.7467, 1) == "74.7%"
+    assert percent(None) == "–"
+    assert interval([0.7049, 0.7834], 100, 1) == "[70.5, 78.3]"
+    assert interval([-0.001, 2.5e7]) == "[0.00, 2.5e+07]"
 
 
 def test_one_prompt_decides_nothing() -> None:

@@ -31,6 +31,8 @@ data:
   - {name: a, path: a.jsonl, proportion: 1}
   instructions: {path: i.jsonl, prompt_columns: [q], response_column: a}
 pretrain: {}
+label: {judge: overlap}
+compare: {judge: overlap}
 """
 
 

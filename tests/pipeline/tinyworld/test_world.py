@@ -24,6 +24,7 @@ from pipeline.tinyworld import (
 )
 from pipeline.tinyworld.constants import FLAW_WEIGHTS
 from pipeline.tinyworld.corpus import MAX_DOCUMENT_WORDS, VERDICTS
+from pipeline.tinyworld.grammar import FORMS, parse_sentence, split_sentences
 from pipeline.tinyworld.prompts import wordings
 from pipeline.tinyworld.world import FACT_VALUES, KINDS, Task, all_tasks
 
@@ -160,6 +161,27 @@ def test_corpus_names_no_heldout_content_of_the_same_kind(
             assert not WORLD.heldout_tasks.intersection(tasks)
             asked += len(tasks)
     assert asked >= len(corpus["questions"]) * 2
+
+
+def told_contents(text: str) -> set[Task]:
+    """The stories and notes (kind, animal, object) that a text's whole sentences tell."""
+    told: set[Task] = set()
+    for kind in ("story", "note"):
+        roles = {count.role for count in FORMS[kind]}
+        parsed = [parse_sentence(sentence) for sentence in split_sentences(text)]
+        slots = [s.slots for s in parsed if s is not None and s.template.role in roles]
+        animals = {s["animal"] for s in slots if "animal" in s}
+        objects = {s["object"] for s in slots if "object" in s}
+        told |= {Task(kind, animal, thing) for animal in animals for thing in objects}
+    return told
+
+
+def test_no_flawed_response_tells_heldout_content(corpus: dict[str, list[Document]]) -> None:
+    replies = [d.text.split("\n")[1].removeprefix("Reply: ") for d in corpus["reviews"]]
+    texts = [d.response for d in make_demonstrations(WORLD, 2000, seed=0)] + replies
+    told = set().union(*(told_contents(text) for text in texts))
+    assert len(told) > 300
+    assert not told & WORLD.heldout_tasks
 
 
 def test_narrative_documents_repeat_the_subjects_of_their_title(
