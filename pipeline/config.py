@@ -66,7 +66,6 @@ class InstructionSource(Section):
     demonstrations: Fraction = 0.5
     label: Fraction = 0.2
     ppo: Fraction = 0.2
-    max_rows: Positive | None = None
     max_prompt_characters: Positive | None = None
     max_response_characters: Positive | None = None
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def read_instructions(source: InstructionSource, data_root: Path) -> tuple[list[
     rows: list[Instruction] = []
     empty: list[tuple[str, str]] = []
     too_long = 0
-    for place, columns in islice(entries, source.max_rows):
+    for place, columns in entries:
         parts = [_text(columns, column, place) for column in source.prompt_columns]
         row = Instruction(
             "\n".join(part for part in parts if part), _text(columns, source.response_column, place)

@@ -51,7 +51,6 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, ROWS)
     assert read_instructions(source(name), tmp_path) == (EXPECTED, 0)
-    assert read_instructions(source(name, max_rows=2), tmp_path) == (EXPECTED[:2], 0)
     with pytest.raises(UserError, match=r"no column 'answer', only instruction, input, output"):
         read_instructions(source(name, response_column="answer"), tmp_path)
 
