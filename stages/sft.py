@@ -19,7 +19,7 @@ from pipeline.stage_context import open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 1
+VERSION = 2
 SHOWN = ("loss", "eval_loss")
 
 
