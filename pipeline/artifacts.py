@@ -225,7 +225,7 @@ def publish(temporary: Path, final: Path, identity: Identity, work: WorkRecord) 
     if os.path.lexists(final):
         final.rename(aside)
     temporary.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     if os.path.lexists(aside):
         _remove(aside)
     return manifest
@@ -243,10 +243,10 @@ def _write_manifest(folder: Path, identity: Identity, work: WorkRecord) -> Manif
     outputs: dict[str, OutputFile] = {}
     for name in list_files(folder):
         path = folder / name
-        _fsync(path)
+        fsync(path)
         outputs[name] = OutputFile(sha256=file_sha256(path), size=path.stat().st_size)
     for parent, _, _ in os.walk(folder):
-        _fsync(Path(parent))
+        fsync(Path(parent))
     manifest = Manifest(
         stage=identity.stage,
         key=identity.key,
@@ -272,7 +272,7 @@ def _write_manifest(folder: Path, identity: Identity, work: WorkRecord) -> Manif
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(folder / MANIFEST)
-    _fsync(folder)
+    fsync(folder)
     return Manifest.model_validate(values)
 
 
@@ -280,7 +280,8 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return hash_json({key: value for key, value in values.items() if key != "checksum"})
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Makes a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -299,6 +300,6 @@ def recover(run_folder: Path) -> None:
             _remove(aside)
         else:
             aside.rename(final)
-            _fsync(run_folder)
+            fsync(run_folder)
     for temporary in run_folder.glob(".*.tmp-*"):
         _remove(temporary)

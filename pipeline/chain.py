@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from pipeline.artifacts import list_files
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, TextSource
 from pipeline.errors import UserError
 
 
@@ -38,9 +38,14 @@ TABLE = (
     StageLinks("compare", "compare", ("base", "sft", "ppo", "reward", "data")),
 )
 STAGES = tuple(links.stage for links in TABLE)
+PARALLEL_STAGES = ("pretrain", "sft")  # those that can run in several processes
 
-# Where the labels are stored decides nothing (their content does), and may name a host.
-_NOT_IN_SECTION = {"label": {"database"}}
+# What decides nothing. Where the labels are stored (their content decides) may name a host, too.
+_NOT_IN_SECTION = {
+    "label": {"database"},
+    "pretrain": {"checkpoint_every_steps"},
+    "sft": {"checkpoint_every_steps"},
+}
 
 
 def chain_of(config: RunConfig) -> tuple[StageLinks, ...]:
@@ -57,6 +62,11 @@ def links_of(stage: str) -> StageLinks:
 def maker_of(folder: str, config: RunConfig) -> str:
     """The stage that makes a folder in this run."""
     return next(links.stage for links in chain_of(config) if links.folder == folder)
+
+
+def processes_of(stage: str, config: RunConfig) -> int:
+    """In how many processes a stage of this run works."""
+    return config.processes if stage in PARALLEL_STAGES else 1
 
 
 def section_values(stage: str, config: RunConfig) -> dict[str, JsonValue]:
@@ -81,12 +91,14 @@ def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
     root = Path(config.data_root)
     files: dict[str, Path] = {}
     if stage == "data":
-        for index, source in enumerate(config.data.corpus):
-            where = f"data.corpus.{index}.path"
-            files[f"corpus/{source.name}"] = root / _relative(where, source.path)
-        if config.data.instructions and config.data.instructions.path:
-            path = _relative("data.instructions.path", config.data.instructions.path)
-            files["instructions"] = root / path
+        for name, source in _text_sources(config).items():
+            if source.path is not None:
+                where = f"data.{name.replace('/', '.', 1)}.path"
+                files[name] = root / _relative(where, source.path)
+                continue
+            folder = dataset_folder(source, root)
+            if folder is not None:
+                files |= {f"{name}/{file}": folder / file for file in list_files(folder)}
     if stage == "label" and config.label.file:
         files["file"] = root / _relative("label.file", config.label.file)
     if stage == "import_base" and config.import_base and config.import_base.path:
@@ -95,6 +107,34 @@ def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
             raise UserError("import_base.path", f"{folder} is no folder.", "correct the path.")
         files |= {f"path/{name}": folder / name for name in list_files(folder)}
     return files
+
+
+def _text_sources(config: RunConfig) -> dict[str, TextSource]:
+    """All that the stage data reads, by name."""
+    sources: dict[str, TextSource] = {f"corpus/{s.name}": s for s in config.data.corpus}
+    if config.data.instructions is not None:
+        sources["instructions"] = config.data.instructions
+    return sources
+
+
+def dataset_folder(source: TextSource, data_root: Path) -> Path | None:
+    """The folder that a source's ``dataset`` names; None where it is a name on the hub.
+
+    Raises:
+        UserError: the name is an absolute path.
+    """
+    if source.dataset is None:
+        return None
+    folder = data_root / _relative("data: a dataset's name", source.dataset)
+    return folder if folder.is_dir() else None
+
+
+def names_hub_dataset(config: RunConfig) -> bool:
+    """Whether the stage data reads anything from the Hugging Face hub."""
+    return any(
+        source.dataset is not None and dataset_folder(source, Path(config.data_root)) is None
+        for source in _text_sources(config).values()
+    )
 
 
 def _relative(where: str, path: str) -> Path:

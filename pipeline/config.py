@@ -8,19 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values are not coerced."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
+from pipeline.config_types import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
+from pipeline.ppo_config import PPOConfig
 
 # --- data ---------------------------------------------------------------------------------------
 
@@ -35,22 +26,45 @@ class TinyWorldSection(Section):
     heldout_prompts: Positive = 300
 
 
-class CorpusSource(Section):
-    """One source of the pretraining mixture.
+class TextSource(Section):
+    """Where text is read from: a file below ``data_root``, or what ``datasets`` can load.
 
-    ``path`` is a JSON-lines or text file below ``data_root``; ``proportion`` its share of the rows
-    that training sees. All proportions of a mixture sum to 1.
+    ``dataset`` is a folder below ``data_root`` if there is one of that name, else a name on the
+    hub; ``dataset_config`` and ``dataset_split`` choose a part of it.
+    """
+
+    path: str | None = None
+    dataset: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TextSource:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("name either path (a file) or dataset (a hub name or a folder)")
+        if self.path is not None and (self.dataset_config or self.dataset_split != "train"):
+            raise ValueError("dataset_config and dataset_split go with dataset, not with path")
+        return self
+
+
+class CorpusSource(TextSource):
+    """One source of the pretraining mixture: JSON lines, parquet, plain text or a dataset.
+
+    ``proportion`` is its share of the rows that training sees; all proportions of a mixture sum
+    to 1. Rows that share a value of ``id_column`` are one document, which is held out or not as
+    a whole; the default column ``id`` may be absent, and a document then is its text. Only the
+    first ``max_documents`` rows with text are read.
     """
 
     name: str
-    path: str
     proportion: Annotated[float, Field(gt=0, le=1)]
     text_column: str = "text"
     id_column: str | None = "id"
+    max_documents: Positive | None = None
 
 
-class InstructionSource(Section):
-    """Prompts with reference responses: a file below ``data_root``, or a dataset's hub name.
+class InstructionSource(TextSource):
+    """Prompts with reference responses: a file below ``data_root``, or a dataset.
 
     The values of ``prompt_columns`` that are not empty are joined by a newline. Rows longer than
     the limits in characters are left out, and counted in the summary. The others are divided
@@ -58,9 +72,6 @@ class InstructionSource(Section):
     the prompts) go to fine-tuning, the rest to the splits label, ppo and heldout.
     """
 
-    path: str | None = None
-    dataset: str | None = None
-    dataset_split: str = "train"
     prompt_columns: list[str]
     response_column: str
     demonstrations: Fraction = 0.5
@@ -70,9 +81,7 @@ class InstructionSource(Section):
     max_response_characters: Positive | None = None
 
     @model_validator(mode="after")
-    def _one_place(self) -> InstructionSource:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("name either path (a file) or dataset (a hub name)")
+    def _shares_and_columns(self) -> InstructionSource:
         if self.demonstrations + self.label + self.ppo >= 1:
             raise ValueError("demonstrations + label + ppo must leave a share for heldout")
         if not self.prompt_columns:
@@ -106,16 +115,37 @@ class DataSection(Section):
 # --- base ---------------------------------------------------------------------------------------
 
 
+# Sizes by name: layers, heads, width, context. GPT-2's are Radford et al. 2019, table 2.
+PRESETS: dict[str, dict[str, int]] = {
+    name: dict(zip(("layers", "heads", "width", "context_tokens"), sizes, strict=True))
+    for name, sizes in {
+        "tiny": (4, 4, 192, 128),
+        "small": (6, 6, 384, 256),
+        "gpt2": (12, 12, 768, 1024),
+        "gpt2-medium": (24, 16, 1024, 1024),
+        "gpt2-large": (36, 20, 1280, 1024),
+        "gpt2-xl": (48, 25, 1600, 1024),
+    }.items()
+}
+
+
 class PretrainSection(Section):
-    """The base trained from scratch: tokenizer, model size, optimisation."""
+    """The base trained from scratch: tokenizer, model size, optimization.
+
+    ``preset`` names layers, heads, width and context at once; a size given beside it wins. A step
+    trains on ``batch_rows`` rows; a device takes ``per_device_batch_rows`` of them at a time (all
+    of its share where none is given).
+    """
 
     vocab_size: Annotated[int, Field(ge=260)] = 1024  # 256 bytes and 4 special tokens
+    preset: Literal["tiny", "small", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] | None = None
     layers: Positive = 4
     heads: Positive = 4
     width: Positive = 192
     context_tokens: Positive = 128
     row_tokens: Positive = 64
     batch_rows: Positive = 16
+    per_device_batch_rows: Positive | None = None
     steps: Positive = 400
     muon_learning_rate: PositiveFloat = 0.02
     learning_rate: PositiveFloat = 3e-3
@@ -123,8 +153,18 @@ class PretrainSection(Section):
     final_learning_rate_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
+    compile: bool = False
     log_every_steps: Positive = 10
+    evaluate_every_steps: Positive | None = None
+    checkpoint_every_steps: Positive = 500
     copy_probe_minimum: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        preset = cast(dict[str, Any], values).get("preset") if isinstance(values, dict) else None
+        sizes = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        return sizes | cast(dict[str, Any], values) if sizes else cast(Any, values)
 
     @model_validator(mode="after")
     def _shapes(self) -> PretrainSection:
@@ -153,15 +193,32 @@ class ImportBaseSection(Section):
 # --- supervised fine-tuning, sampling, labels ---------------------------------------------------
 
 
+class LoraSection(Section):
+    """Low-rank adapters on all linear layers but the output head (Hu et al. 2021)."""
+
+    rank: Positive = 16
+    alpha: PositiveFloat = 32.0
+
+
 class SftSection(Section):
-    """Fine-tuning on demonstrations; the loss is on the response and its end token only."""
+    """Fine-tuning on demonstrations; the loss is on the response and its end token only.
+
+    All weights are trained, or adapters where ``lora`` is given. ``batch_rows`` counts the
+    demonstrations of a step; several processes fill an epoch's last batch up with its first ones.
+    Demonstrations that do not fit into the context are an error, unless
+    they are at most ``max_left_out_fraction`` of all: then they are named and left out.
+    """
 
     learning_rate: PositiveFloat = 6e-4
     epochs: Positive = 4
     batch_rows: Positive = 16
+    per_device_batch_rows: Positive | None = None
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: NonNegativeFloat = 0.0
     validation_fraction: Fraction = 0.05
+    max_left_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora: LoraSection | None = None
+    checkpoint_every_steps: Positive = 500
 
 
 class SampleSection(Section):
@@ -210,89 +267,6 @@ class RewardSection(Section):
     validation_fraction: Fraction = 0.1
 
 
-_TRL_NAMES_NOT_HONORED = {
-    "bf16": "set precision at the top level",
-    "fp16": "set precision at the top level",
-    "gradient_accumulation_steps": "it follows from per_device_train_batch_size",
-    "num_train_epochs": "set total_episodes",
-    "output_dir": "the output folder is ppo/ of the run",
-    "reward_model_path": "the reward model is reward/ of the run",
-    "seed": "set seed at the top level",
-    "sft_model_path": "policy and reference start from sft/ of the run",
-    "stop_token": "a response ends at the end token",
-    "stop_token_id": "a response ends at the end token",
-}
-
-
-class PPOConfig(Section):
-    """Section ``ppo``; argument names are those of TRL 1.12's PPOConfig where it has one.
-
-    ``batch`` sizes count episodes (one prompt with one response). One update samples
-    ``batch_size`` episodes, then makes ``num_ppo_epochs`` passes over them in
-    ``num_mini_batches`` optimizer steps each. ``per_device_train_batch_size`` episodes go through
-    a training forward at once (default: a whole minibatch) and ``local_rollout_forward_batch_size``
-    through a scoring forward; neither changes a result.
-    """
-
-    learning_rate: PositiveFloat = 1e-5
-    critic_learning_rate: PositiveFloat = 1e-5
-    total_episodes: Positive = 3840
-    batch_size: Positive = 64
-    num_ppo_epochs: Positive = 4
-    num_mini_batches: Positive = 1
-    per_device_train_batch_size: Positive | None = None
-    local_rollout_forward_batch_size: Positive = 64
-    response_length: Positive = 48
-    temperature: PositiveFloat = 1.0
-    kl_coef: NonNegativeFloat = 0.05
-    kl_estimator: Literal["k1"] = "k1"
-    cliprange: PositiveFloat = 0.2
-    cliprange_value: PositiveFloat = 0.2
-    vf_coef: NonNegativeFloat = 0.1
-    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
-    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
-    whiten_rewards: bool = False
-    missing_eos_penalty: NonNegativeFloat | None = 1.0
-    max_grad_norm: PositiveFloat = 1.0
-    adam_epsilon: PositiveFloat = 1e-5
-    lr_scheduler_type: Literal["linear", "constant"] = "linear"
-    value_warmup_updates: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_with_a_hint(cls, values: Any) -> Any:
-        names = cast(dict[str, Any], values) if isinstance(values, dict) else {}
-        for name in names:
-            if name in _TRL_NAMES_NOT_HONORED:
-                raise ValueError(f"{name} is not honored here: {_TRL_NAMES_NOT_HONORED[name]}")
-        if names.get("kl_estimator", "k1") != "k1":
-            raise ValueError(
-                f"kl_estimator {names['kl_estimator']!r} has almost no gradient near the "
-                "reference when it stands in the reward; only k1 is right there"
-            )
-        return cast(Any, values)
-
-    @model_validator(mode="after")
-    def _divisible(self) -> PPOConfig:
-        if self.batch_size % self.num_mini_batches:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not divisible by "
-                f"num_mini_batches {self.num_mini_batches}"
-            )
-        minibatch_size = self.batch_size // self.num_mini_batches
-        if minibatch_size % (self.per_device_train_batch_size or minibatch_size):
-            raise ValueError(
-                f"a minibatch of {minibatch_size} episodes is not divisible by "
-                f"per_device_train_batch_size {self.per_device_train_batch_size}"
-            )
-        if self.total_episodes % self.batch_size:
-            raise ValueError(
-                f"total_episodes {self.total_episodes} is not divisible by "
-                f"batch_size {self.batch_size}"
-            )
-        return self
-
-
 class CompareSection(Section):
     """How checkpoints are compared on the held-out prompts."""
 
@@ -330,6 +304,17 @@ class RunConfig(Section):
             raise ValueError("give either pretrain or import_base: one of them makes the base")
         if self.pretrain is not None and self.data.tinyworld is None and not self.data.corpus:
             raise ValueError("pretrain needs data.corpus to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> RunConfig:
+        for name, section in (("pretrain", self.pretrain), ("sft", self.sft)):
+            device = (section and section.per_device_batch_rows) or 1
+            if section is not None and section.batch_rows % (device * self.processes):
+                raise ValueError(
+                    f"{name}.batch_rows {section.batch_rows} is not divisible by "
+                    f"{self.processes} processes of {device} rows (per_device_batch_rows)"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers
 
 from pipeline.errors import UserError
 from pipeline.model import GPT, load_gpt
 from pipeline.tokenizer import SPECIAL_TOKENS, Tokenizer
+from pipeline.tokenizer_files import load_tokenizer_backend
 
 WANTED_FILES = (
     "config.json",
@@ -27,7 +27,6 @@ WANTED_FILES = (
     "vocab.json",
     "merges.txt",
 )
-VOCABULARY_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 # What GPT-2's configuration can vary and this project's GPT does not: key, the value it has.
 FIXED_SETTINGS = {
@@ -83,39 +82,6 @@ def check_architecture(folder: Path, gpt: GPT) -> None:
     for name, weight in gpt.state_dict().items():
         if not bool(weight.isfinite().all()):
             raise UserError(folder, f"the weight {name} is not finite.", "restore the file.")
-
-
-def load_tokenizer_backend(folder: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a folder: ``tokenizer.json``, else GPT-2's vocabulary and merges.
-
-    Raises:
-        UserError: neither is there, or the file is broken.
-    """
-    path = folder / "tokenizer.json"
-    pairs = [(folder / vocabulary, folder / merges) for vocabulary, merges in VOCABULARY_FILES]
-    whole = [pair for pair in pairs if all(file.is_file() for file in pair)]
-    try:
-        if path.is_file():
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        elif whole:
-            path = whole[0][0]
-            backend = tokenizers.Tokenizer(models.BPE.from_file(*map(str, whole[0])))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
-            backend.decoder = decoders.ByteLevel()  # pyright: ignore
-        else:
-            raise UserError(
-                folder,
-                "has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt.",
-                "add the tokenizer files of this model.",
-            )
-    except UserError:
-        raise
-    except Exception as error:  # the library raises plain Exception for a broken file
-        raise UserError(path, f"cannot be read ({error}).", "restore the file.") from None
-    # A stored limit would cut prompts silently.
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
 
 
 def resize_vocabulary(gpt: GPT, known_tokens: int, vocab_size: int) -> GPT:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import InstructionSource
+from pipeline.data.tables import dataset_entries, file_entries, text_cell
 from pipeline.errors import UserError
-from pipeline.records import Demonstration, Prompt, Split, iter_json_lines
+from pipeline.records import Demonstration, Prompt, Split
 
-Entry = tuple[str, dict[str, Any]]  # where it stands ("file:line"), and its columns
+SETTING = "prompt_columns or response_column"
 
 
 @dataclass(frozen=True)
@@ -27,44 +25,54 @@ class Instruction:
 
 @dataclass(frozen=True)
 class InstructionSplits:
-    """Demonstrations for fine-tuning, and prompts whose text is in none of them."""
+    """Demonstrations for fine-tuning, and prompts whose text is in none of them.
+
+    ``repeated`` counts the rows left out because an earlier one of their split has their prompt.
+    """
 
     demonstrations: list[Demonstration]
     prompts: list[Prompt]
+    repeated: int
 
 
-def read_instructions(source: InstructionSource, data_root: Path) -> tuple[list[Instruction], int]:
+def read_instructions(
+    source: InstructionSource, place: Path | None, revision: str | None = None
+) -> tuple[list[Instruction], int]:
     """The rows of a source in its order, and how many were left out for their length.
+
+    Args:
+        source: which columns to read, of which part.
+        place: the file, or the folder of a dataset; None for one on the hub.
+        revision: the dataset's, on the hub.
 
     Raises:
         UserError: the source is missing, empty or broken, a column is absent, or rows have an
             empty prompt or response (the first is named, all are counted).
     """
-    entries: Iterable[Entry]
-    if source.path is not None:
-        where = str(data_root / source.path)
-        entries = _file_entries(data_root / source.path)
+    where = str(place or source.dataset)
+    if source.path is not None and place is not None:
+        entries = file_entries(place)
     else:
-        where = str(source.dataset)
-        entries = _hub_entries(where, source.dataset_split)
+        entries = dataset_entries(where, source.dataset_config, source.dataset_split, revision)
     rows: list[Instruction] = []
     empty: list[tuple[str, str]] = []
     too_long = 0
-    for place, columns in entries:
-        parts = [_text(columns, column, place) for column in source.prompt_columns]
-        row = Instruction(
-            "\n".join(part for part in parts if part), _text(columns, source.response_column, place)
-        )
+    for at, columns in entries:
+        parts = [
+            text_cell(columns, column, at, SETTING).strip() for column in source.prompt_columns
+        ]
+        response = text_cell(columns, source.response_column, at, SETTING).strip()
+        row = Instruction("\n".join(part for part in parts if part), response)
         if not row.prompt or not row.response:
-            empty.append((place, "response" if row.prompt else "prompt"))
+            empty.append((at, "response" if row.prompt else "prompt"))
         if _is_too_long(row, source):
             too_long += 1
         else:
             rows.append(row)
     if empty:
-        place, part = empty[0]
+        at, part = empty[0]
         count = f" ({len(empty)} such rows in all)" if len(empty) > 1 else ""
-        raise UserError(place, f"the {part} is empty{count}.", "remove such rows from the source.")
+        raise UserError(at, f"the {part} is empty{count}.", "remove such rows from the source.")
     if not rows:
         problem = f"holds no rows ({too_long} longer than the limits)."
         raise UserError(where, problem, "supply at least one row.")
@@ -90,6 +98,7 @@ def split_instructions(
     """
     demonstrations: list[Demonstration] = []
     prompts: dict[str, Prompt] = {}
+    repeated = 0
     for row in rows:
         identity = " ".join(row.prompt.casefold().split())
         split = _split_of(_position(seed, identity), source)
@@ -97,17 +106,17 @@ def split_instructions(
             demonstrations.append(Demonstration(prompt=row.prompt, response=row.response))
             continue
         prompt_id = "p" + hashlib.sha256(identity.encode()).hexdigest()[:16]
-        if prompt_id not in prompts:
-            meta = {"reference": row.response}
-            prompts[prompt_id] = Prompt(
-                prompt_id=prompt_id, prompt=row.prompt, split=split, meta=meta
-            )
+        if prompt_id in prompts:
+            repeated += 1
+            continue
+        meta = {"reference": row.response}
+        prompts[prompt_id] = Prompt(prompt_id=prompt_id, prompt=row.prompt, split=split, meta=meta)
     found = {prompt.split for prompt in prompts.values()}
     missing = [split for split in ("label", "ppo", "heldout") if split not in found]
     if not demonstrations or missing:
         problem = f"no row fell into {missing[0] if missing else 'demonstrations'}."
         raise UserError(where, problem, "supply more rows, or give that split a larger share.")
-    return InstructionSplits(demonstrations, list(prompts.values()))
+    return InstructionSplits(demonstrations, list(prompts.values()), repeated)
 
 
 def _position(seed: int, identity: str) -> float:
@@ -123,99 +132,3 @@ def _split_of(position: float, source: InstructionSource) -> Split | None:
     if position < source.demonstrations + source.label:
         return "label"
     return "ppo" if position < source.demonstrations + source.label + source.ppo else "heldout"
-
-
-def _text(columns: dict[str, Any], column: str, where: str) -> str:
-    if column not in columns:
-        raise UserError(
-            where,
-            f"there is no column {column!r}, only {', '.join(map(str, columns))}.",
-            "correct prompt_columns or response_column.",
-        )
-    value = columns[column]
-    if value is not None and not isinstance(value, str):
-        raise UserError(
-            where, f"column {column!r} is no text, got {value!r:.60}.", "mend this row."
-        )
-    text = (value or "").strip()
-    if not text.isascii() and text != text.encode("utf-8", "replace").decode():
-        raise UserError(where, f"column {column!r} holds half a character.", "mend this row.")
-    return text
-
-
-# --- sources ------------------------------------------------------------------------------------
-
-
-def _file_entries(path: Path) -> Iterator[Entry]:
-    readers = {".jsonl": iter_json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(path, "is of no known type.", f"use one of {', '.join(readers)}.")
-    try:
-        yield from reader(path)
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror or error})."
-        raise UserError(path, problem, "check the path and data_root.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(path, f"is not UTF-8 (byte {error.start}).", "save it as UTF-8.") from None
-
-
-def _json(path: Path) -> Iterator[Entry]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}", f"not valid JSON ({error.msg}).", "mend this line."
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, deep nesting
-        problem = f"not usable JSON ({str(error)[:80]})."
-        raise UserError(path, problem, "mend the file.") from None
-    if not isinstance(values, list):
-        raise UserError(path, "is no JSON list of objects.", "use a list, or JSON lines.")
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, entry {number}", "is no JSON object.", "mend this entry.")
-        yield f"{path}, entry {number}", value
-
-
-def _csv(path: Path) -> Iterator[Entry]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    problem = "has another number of fields than the header."
-                    raise UserError(f"{path}:{reader.line_num}", problem, "mend this row.")
-                yield f"{path}:{reader.line_num}", row
-        except csv.Error as error:
-            where = f"{path}:{reader.line_num}"
-            raise UserError(where, f"not valid CSV ({error}).", "mend this row.") from None
-
-
-def _parquet(path: Path) -> Iterator[Entry]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except pyarrow.ArrowInvalid as error:
-        problem = f"not valid parquet ({str(error).splitlines()[0]})."
-        raise UserError(path, problem, "write the file again.") from None
-
-
-def _hub_entries(dataset: str, split: str) -> Iterator[Entry]:
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        rows = datasets.load_dataset(dataset, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
-        problem = f"cannot be loaded ({str(error).splitlines()[0]:.200})."
-        raise UserError(f"dataset {dataset}", problem, "check name, split and network.") from None
-    for number, row in enumerate(rows, start=1):
-        yield f"dataset {dataset}, row {number}", dict(row)

@@ -28,6 +28,7 @@ class Progress:
         self.done = 0
         self.tokens = 0
         self.metrics: dict[str, float] = {}
+        self._resumed_at = 0
         self._stream = stream or sys.stdout
         self._bar: rich.progress.Progress | None = None
         self._started = self._last_line = time.monotonic()
@@ -65,6 +66,20 @@ class Progress:
         self.tokens += tokens
         self.show(**metrics)
 
+    def advance_to(self, step: int, tokens: int = 0, **metrics: float) -> None:
+        """Step ``step`` (1 is the first) is done; work that was resumed begins further on."""
+        if self.done == 0:
+            self.done = self._resumed_at = step - 1
+        self.advance(step - self.done, tokens, **metrics)
+
+    def say(self, line: str) -> None:
+        """Prints a line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
     def show(self, **metrics: float) -> None:
         """Shows new metrics beside the older ones."""
         self.metrics |= metrics
@@ -86,8 +101,8 @@ class Progress:
         self._written = self.done
         elapsed = self._last_line - self._started
         parts = [f"{self.label} {self.done}/{self.total}", self._status()]
-        if 0 < self.done < self.total:
-            left = int(elapsed / self.done * (self.total - self.done))
+        if self._resumed_at < self.done < self.total:
+            left = int(elapsed / (self.done - self._resumed_at) * (self.total - self.done))
             parts.append(f"{left // 60}:{left % 60:02d} left")
         self._stream.write("  ".join(part for part in parts if part) + "\n")
         self._stream.flush()

@@ -13,7 +13,8 @@ from pipeline.artifacts import recover
 from pipeline.errors import UserError
 
 LOCK = ".lock"
-_held: dict[Path, int] = {}  # resolved run folders locked by this process, with their depth
+HOLDER = "ALIGN_LOCK_HOLDER"  # set for a stage's processes: the parent that holds the lock for them
+_held: dict[Path, IO[str]] = {}  # resolved run folders locked by this process, with their locks
 
 
 @contextmanager
@@ -26,16 +27,12 @@ def run_lock(run_folder: Path) -> Generator[None]:
         UserError: another process works in this folder, or it cannot be written.
     """
     folder = run_folder.resolve()
-    if folder in _held:
-        _held[folder] += 1
-        try:
-            yield
-        finally:
-            _held[folder] -= 1
+    if folder in _held or os.environ.get(HOLDER) == str(os.getppid()):
+        yield
         return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     file = _acquire(run_folder)
-    _held[folder] = 1
+    _held[folder] = file
     try:
         recover(run_folder)
         yield
@@ -47,6 +44,14 @@ def run_lock(run_folder: Path) -> Generator[None]:
                 for path in made:
                     path.rmdir()
         file.close()
+
+
+def lock_descriptor(run_folder: Path) -> int:
+    """The open lock that this process holds on a run folder, for a child to inherit.
+
+    A child that has it keeps others out even when its parent is killed.
+    """
+    return _held[run_folder.resolve()].fileno()
 
 
 def _acquire(run_folder: Path) -> IO[str]:

@@ -8,6 +8,7 @@ Shapes: B prompts, R response tokens, V vocabulary.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -203,11 +204,11 @@ def stream(
     """
     check_context(model, [prompt_ids], settings.max_response_tokens)
     uniforms = row_uniforms([seed], settings.max_response_tokens).to(model.wte.weight.device)
-    ids: list[int] = []
-    written = ""
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     for _, _, tokens, _ in _decode(model, [prompt_ids], uniforms, settings, tokenizer):
-        ids += tokens.tolist()
-        text = tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):
-            yield text[len(written) :]
-            written = text
+        piece = utf8.decode(tokenizer.decode_bytes(tokens.tolist()))
+        if piece:
+            yield piece
+    rest = utf8.decode(b"", final=True)
+    if rest:
+        yield rest

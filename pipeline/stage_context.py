@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
+import io
 import json
 import math
 import os
-import platform
 import random
-import resource
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Generator
@@ -42,6 +40,7 @@ from pipeline.artifacts import (
     verify,
 )
 from pipeline.config import RunConfig
+from pipeline.environment import environment, peak_memory_bytes, reset_peak_memory
 from pipeline.errors import UserError
 from pipeline.progress import Progress
 from pipeline.run_lock import run_lock
@@ -50,9 +49,11 @@ if TYPE_CHECKING:
     import accelerate
     import torch
 
+    from pipeline.checkpoints import Checkpoints
+
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "datasets", "numpy")
+CHECKPOINTS_FOLDER = ".checkpoints"
 
 
 class StageContext:
@@ -73,7 +74,9 @@ class StageContext:
         self.section: Any = getattr(config, links.stage)
         self.seed = derive_seed(config.seed, links.stage)
         self.inputs = inputs
+        self.is_leader = _rank() == 0
         self._started = time.monotonic()
+        self._earlier_seconds = 0.0  # of the same work, before it was killed
         self._metrics: IO[str] | None = None
 
     @property
@@ -90,6 +93,31 @@ class StageContext:
     def record_input(self, name: str, digest: str) -> None:
         """Adds an input that is no file, such as the label store, to the manifest and the key."""
         self.inputs[name] = digest
+
+    @property
+    def identity(self) -> Identity:
+        """What decides the stage's outputs, as far as its inputs are known."""
+        name = self.links.stage
+        section = chain.section_values(name, self.config)
+        version = chain.stage_version(name)
+        return Identity(name, section, self.config.seed, self.inputs, version)
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where the stage keeps what it needs to go on after it was killed; gone when it ends."""
+        return self.run_folder / CHECKPOINTS_FOLDER / self.links.stage
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The stage's snapshots: only those of the same config, seed and inputs are found."""
+        from pipeline.checkpoints import Checkpoints
+
+        return Checkpoints(self.checkpoints_folder, self.identity.key, self.metrics_path)
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file that ``log`` writes to."""
+        return self.output / METRICS_FILE
 
     # --- devices --------------------------------------------------------------------------------
 
@@ -120,42 +148,64 @@ class StageContext:
 
     @functools.cached_property
     def accelerator(self) -> accelerate.Accelerator:
-        """An Accelerator on ``device``; its schedulers step once per optimizer step."""
-        import accelerate
-        from accelerate.state import AcceleratorState
+        """An Accelerator on ``device``, of all processes.
 
-        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier stage's precision
+        Precision is not its business: forward passes run under ``autocast``.
+        """
+        import accelerate
+
+        forget_accelerate()
         made = accelerate.Accelerator(
-            cpu=self.device.type == "cpu",
-            mixed_precision="bf16" if self.precision == "bf16" else "no",
-            step_scheduler_with_optimizer=False,
+            cpu=self.device.type == "cpu", step_scheduler_with_optimizer=False
         )
         _check_world_size(self.links.stage, self.config, made.num_processes)
         return made
 
     # --- what the user sees ---------------------------------------------------------------------
 
-    def log(self, step: int, **metrics: float) -> None:
+    def log(self, step: int, **metrics: float | str) -> None:
         """Adds ``{"step", "seconds", **metrics}`` to ``metrics.jsonl``.
 
-        ``seconds`` count from the stage's start; a metric that is not finite is written as null.
+        ``seconds`` count from the stage's start; a number that is not finite is written as null.
         """
         if self._metrics is None:
-            self._metrics = (self.output / METRICS_FILE).open("a", encoding="utf-8")
+            path = self.metrics_path
+            if path.exists():  # of a checkpoint: the work goes on, and so does its time
+                last = path.read_text(encoding="utf-8").splitlines()[-1]
+                self._earlier_seconds = json.loads(last)["seconds"]
+            self._metrics = path.open("a", encoding="utf-8")
         row: dict[str, Any] = {"step": step, "seconds": round(self.elapsed_seconds, 3)}
         for name, value in metrics.items():
-            row[name] = float(value) if math.isfinite(value) else None
+            if not isinstance(value, str):
+                value = float(value) if math.isfinite(value) else None
+            row[name] = value
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
 
     def progress(self, total: int, label: str) -> Progress:
-        """A bar of ``total`` steps, or lines when not on a terminal."""
-        return Progress(total, f"{self.links.stage}: {label}")
+        """A bar of ``total`` steps, or lines when not on a terminal; the leader's only."""
+        silent = None if self.is_leader else io.StringIO()
+        return Progress(total, f"{self.links.stage}: {label}", silent)
 
     @property
     def elapsed_seconds(self) -> float:
-        """Seconds since the stage was opened."""
-        return time.monotonic() - self._started
+        """Seconds since the stage was opened, with those of the work that it resumed."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def work_record(self, started: datetime) -> WorkRecord:
+        """What the manifest says of the work, which began at ``started``."""
+        used: dict[str, JsonValue] = {
+            "processes": chain.processes_of(self.links.stage, self.config)
+        }
+        if "device" in vars(self):
+            used |= {"device": self.device.type, "precision": self.precision}
+        return WorkRecord(
+            environment=environment() | used,
+            started=started.isoformat(timespec="seconds"),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(self.elapsed_seconds, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+        )
 
     def close(self) -> None:
         """Closes the metrics file."""
@@ -167,16 +217,27 @@ class StageContext:
 def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[StageContext]:
     """The frame of a stage: a clean exit publishes, an exception or SIGTERM leaves nothing behind.
 
+    Of several processes the first one leads: it alone holds the run folder and publishes. What the
+    others write into their ``output`` is thrown away.
+
     Raises:
         UserError: the number of processes is not the configured one; an input folder is missing
             or corrupt; an external file is missing; another process works in the run folder.
     """
     links = chain.links_of(name)
-    section = chain.section_values(name, config)
-    version = chain.stage_version(name)
+    chain.section_values(name, config)
     _check_world_size(name, config, int(os.environ.get("WORLD_SIZE", "1")))
     started = datetime.now(UTC)
-    with run_lock(run_folder), _sigterm_exits():
+    reset_peak_memory()
+    if _rank() > 0:
+        inputs = _checked_inputs(links, config, run_folder)
+        with tempfile.TemporaryDirectory() as scratch, sigterm_exits():
+            stage = StageContext(links, config, run_folder, Path(scratch), inputs)
+            seed_generators(stage.seed)
+            yield stage
+            stage.close()
+        return
+    with run_lock(run_folder), sigterm_exits():
         inputs = _checked_inputs(links, config, run_folder)
         if links.reads:  # a first stage leaves no trace unless it succeeds
             save_config(config, run_folder)
@@ -187,25 +248,27 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
         try:
             yield stage
             stage.close()
-            identity = Identity(name, section, config.seed, stage.inputs, version)
-            publish(temporary, final, identity, _work_record(stage, started))
+            publish(temporary, final, stage.identity, stage.work_record(started))
             save_config(config, run_folder)
+            shutil.rmtree(stage.checkpoints_folder, ignore_errors=True)
         finally:
             stage.close()
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_config(config: RunConfig, run_folder: Path) -> None:
-    """Keeps the last config beside the stages' folders: a run folder can be named as a config.
+    """Keeps the last config beside the stages' folders: a run folder can be named as a config."""
+    write_config(config, run_folder / CONFIG_FILE)
 
-    Readable by its owner only: a label store's URL may hold a password.
-    """
-    unfinished = run_folder / f"{CONFIG_FILE}.tmp"
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Writes a config as JSON, readable by its owner only: a store's URL may hold a password."""
+    unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(config.model_dump_json(indent=1) + "\n")
-    unfinished.replace(run_folder / CONFIG_FILE)
+    unfinished.replace(path)
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -223,6 +286,17 @@ def seed_generators(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
+def forget_accelerate() -> None:
+    """Lets the next Accelerator choose its precision although an earlier stage's had another.
+
+    Accelerate keeps the first one's settings for the whole process. One of several processes runs
+    a single stage and keeps its process group.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
+
+
 def has_native_bf16(device: torch.device) -> bool:
     """Whether matrix products in bf16 run in hardware on this device."""
     import torch
@@ -235,25 +309,35 @@ def has_native_bf16(device: torch.device) -> bool:
 
 def names_hub(config: RunConfig) -> bool:
     """Whether the config itself asks for something from the Hugging Face hub."""
-    base, instructions = config.import_base, config.data.instructions
-    return bool((base and base.hub_id) or (instructions and instructions.dataset))
+    base = config.import_base
+    return bool(base and base.hub_id) or chain.names_hub_dataset(config)
 
 
 # --- parts of open_stage ------------------------------------------------------------------------
 
 
+def _rank() -> int:
+    """The number of this process among those of the stage; 0 leads."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _check_world_size(stage: str, config: RunConfig, world_size: int) -> None:
-    asked = config.processes
-    if world_size != asked:
-        raise UserError(
-            "processes",
-            f"the config asks for {asked}, got {world_size} (accelerate launch --cpu starts one "
-            "process whatever --num_processes says).",
-            f"set processes={world_size}, or start it with torchrun --nproc_per_node {asked} "
-            f"-m stages.{stage} ….",
-        )
-    if asked > 1:
-        raise UserError("processes", f"stages run in one process, got {asked}.", "set processes=1.")
+    asked = chain.processes_of(stage, config)
+    if world_size == asked:
+        return
+    if asked == 1:
+        problem = f"the stage {stage} runs in one process with this config, got {world_size}."
+        fix = f"start it with python -m stages.{stage}."
+        if stage in chain.PARALLEL_STAGES:
+            fix = f"set processes={world_size}."
+        raise UserError("processes", problem, fix)
+    raise UserError(
+        "processes",
+        f"the config asks for {asked}, got {world_size} (accelerate launch --cpu starts one "
+        "process whatever --num_processes says).",
+        f"use align run, start it with torchrun --nproc_per_node {asked} -m stages.{stage} …, "
+        f"or set processes={world_size}.",
+    )
 
 
 def _checked_inputs(links: chain.StageLinks, config: RunConfig, run_folder: Path) -> dict[str, str]:
@@ -288,43 +372,8 @@ def corrupt_folder(folder: Path, problem: str, maker: str) -> UserError:
     )
 
 
-def _work_record(stage: StageContext, started: datetime) -> WorkRecord:
-    environment: dict[str, JsonValue] = {
-        "python": platform.python_version(),
-        "packages": {name: _package_version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-        "processes": stage.config.processes,
-    }
-    if "device" in vars(stage):
-        environment |= {"device": stage.device.type, "precision": stage.precision}
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in kibibytes on Linux
-    return WorkRecord(
-        environment=environment,
-        started=started.isoformat(timespec="seconds"),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(stage.elapsed_seconds, 3),
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
-    )
-
-
-def _package_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
-
-
 @contextmanager
-def _sigterm_exits() -> Generator[None]:
+def sigterm_exits() -> Generator[None]:
     """Turns SIGTERM into SystemExit, so that the temporary folder is removed."""
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -32,6 +32,14 @@ INTERRUPTED = 130
 _MACHINE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM)
 
 
+class StageFailedError(Exception):
+    """A process of a stage ended with ``exit_code``, or by a signal (negative)."""
+
+    def __init__(self, stage: str, exit_code: int) -> None:
+        super().__init__(f"a process of {stage} ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 def stage_main(name: str) -> None:
     """Runs one stage from the command line, then exits: 0, or 2 with one line on stderr."""
 
@@ -77,6 +85,10 @@ def guarded(command: Callable[[], object], arguments: Sequence[str]) -> int:
     """The exit code of a command; an error becomes one line on stderr, unless ``--debug``."""
     try:
         result = command()
+    except StageFailedError as failure:
+        if failure.exit_code < 0:  # a process that ends by itself has said why
+            print(failure, file=sys.stderr)
+        return failure.exit_code if failure.exit_code > 0 else 1
     except Exception as error:
         line = _one_line(error)
         if line is None:

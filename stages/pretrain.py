@@ -4,38 +4,44 @@
     accelerate launch -m stages.pretrain configs/quickstart.yaml
 
 Reads data; writes base/: the model, its tokenizer, ``mixture.json`` (what each source gave) and
-``pretraining.json`` (held-out loss and perplexity per source, copy accuracy, a sample).
+``pretraining.json`` (held-out loss, perplexity and bits per byte by source, copy accuracy, a
+sample). Killed and started again, it goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.config import PretrainSection, RunConfig
 from pipeline.data import (
+    Cache,
     Rows,
-    SourceTexts,
+    format_mixture,
     load_sources,
     mixture_schedule,
     mixture_table,
-    pack_rows,
+    tokenize_sources,
+    trained_tokenizer,
 )
 from pipeline.errors import UserError
+from pipeline.flops import Speedometer, peak_flops, training_flops_per_token
 from pipeline.model import GPT, GPTConfig, save_gpt
-from pipeline.pretraining import batch_of, copy_accuracy, heldout_loss, next_token_loss
+from pipeline.pretraining import batch_of, evaluate, flat_metrics, next_token_loss
 from pipeline.records import CopyProbe, read_rows
-from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.stage_context import StageContext, open_stage
-from pipeline.tokenizer import Tokenizer, train_tokenizer
+from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, Schedule, fit, make_optimizers
 from stages.cli import stage_main
 
-VERSION = 1
+VERSION = 2
+TOKENS_CACHE = ".cache/tokens"  # in the run folder: a rerun takes its tokenizer and tokens again
 
 
 def run(config: RunConfig, run_folder: Path) -> None:
@@ -47,38 +53,47 @@ def run(config: RunConfig, run_folder: Path) -> None:
     section = config.pretrain
     assert section is not None, "the configuration imports its base"
     with open_stage("pretrain", config, run_folder) as stage:
+        cache = Cache(run_folder / TOKENS_CACHE)
         sources = load_sources(stage.input("data"), stage.data_root)
-        tokenizer = train_tokenizer(
-            (text for source in sources for text in source.train), section.vocab_size
-        )
-        packed = [pack_rows(source.train, tokenizer, section.row_tokens) for source in sources]
+        with stage.accelerator.main_process_first():
+            tokenizer = trained_tokenizer(sources, section.vocab_size, cache)
+            tokenized = tokenize_sources(sources, tokenizer, section.row_tokens, cache)
+        packed = [source.train.rows for source in tokenized]
         heldout = {
-            source.name: pack_rows(source.heldout, tokenizer, section.row_tokens)
-            for source in sources
-            if source.heldout
+            source.name: source.heldout.rows for source in tokenized if source.heldout.documents
         }
         schedule = mixture_schedule(
             [len(rows) for rows in packed],
-            [source.proportion for source in sources],
+            [source.proportion for source in tokenized],
             section.steps * section.batch_rows,
             stage.seed,
         )
-        write_mixture(stage.output, sources, packed, schedule[0])
+        write_mixture(stage, mixture_table(tokenized, schedule))
 
-        model = GPT(
-            GPTConfig(
-                tokenizer.vocab_size,
-                section.context_tokens,
-                section.layers,
-                section.heads,
-                section.width,
-            )
-        ).to(stage.device)
-        train(stage, section, model, packed, schedule)
-        results = evaluate(stage, section, model, tokenizer, heldout)
+        model = GPT(model_size(section, tokenizer)).to(stage.device)
+        probes = read_probes(stage)
+        measure = functools.partial(
+            evaluate, model, tokenizer, heldout, probes, section.row_tokens, stage.seed
+        )
+        train(stage, section, model, packed, schedule, measure)
+        if not stage.is_leader:
+            return
+        results = measure()
         (stage.output / "pretraining.json").write_text(json.dumps(results, indent=2) + "\n")
         save_gpt(model, stage.output, tokenizer)
         check_copying(results.get("copy_accuracy"), section.copy_probe_minimum)
+        cache.remove_unused()
+
+
+def model_size(section: PretrainSection, tokenizer: Tokenizer) -> GPTConfig:
+    """The configured size, with an embedding for each of the tokenizer's tokens."""
+    return GPTConfig(
+        tokenizer.vocab_size,
+        section.context_tokens,
+        section.layers,
+        section.heads,
+        section.width,
+    )
 
 
 def train(
@@ -87,12 +102,20 @@ def train(
     model: GPT,
     packed: list[Rows],
     schedule: tuple[np.ndarray, np.ndarray],
+    measure: Callable[[], dict[str, Any]],
 ) -> None:
     """The training steps: step i takes the i-th batch of rows of the mixture's schedule."""
+    accelerator = stage.accelerator
+    processes, process = accelerator.num_processes, accelerator.process_index
+    rows = section.per_device_batch_rows or section.batch_rows // processes
+    accumulation = section.batch_rows // (rows * processes)
+    loss_of = torch.compile(next_token_loss) if section.compile else next_token_loss
+    shared = accelerator.prepare_model(model)  # processes share their gradients
 
-    def loss_at(step: int) -> tuple[torch.Tensor, Metrics]:
-        ids = batch_of(packed, schedule, step, section.batch_rows)
-        return next_token_loss(model, ids.to(stage.device)), {}
+    def loss_at(step: int, part: int) -> tuple[torch.Tensor, Metrics]:
+        index = (step * accumulation + part) * processes + process
+        ids = batch_of(packed, schedule, index, rows).to(stage.device)
+        return loss_of(shared, ids), {}
 
     optimizers = make_optimizers(
         model,
@@ -100,16 +123,27 @@ def train(
         muon_learning_rate=section.muon_learning_rate,
         weight_decay=section.weight_decay,
     )
+    speed = Speedometer(
+        section.batch_rows * section.row_tokens,
+        training_flops_per_token(model.config, section.row_tokens),
+        peak_flops(stage.device, stage.precision)[0] * processes,
+    )
     with stage.progress(section.steps, "pretrain") as progress:
 
         def on_step(step: int, metrics: Metrics) -> None:
-            progress.advance(loss=metrics["loss"], tokens=section.batch_rows * section.row_tokens)
+            progress.advance_to(step, loss=metrics["loss"], tokens=speed.tokens_per_step)
             if step % section.log_every_steps == 0 or step == section.steps:
-                stage.log(step, **metrics)
+                stage.log(step, **metrics, **speed.measure(step))
+            due = section.evaluate_every_steps and step % section.evaluate_every_steps == 0
+            if due and step < section.steps and stage.is_leader:
+                results = measure()
+                stage.log(step, **flat_metrics(results))
+                progress.say(f"step {step}: {results['sample']!r}")
+                model.train()
 
         fit(
-            stage.accelerator,
-            model,
+            accelerator,
+            shared,
             optimizers,
             loss_at,
             schedule=Schedule(
@@ -118,42 +152,24 @@ def train(
             max_grad_norm=section.max_grad_norm,
             autocast=stage.autocast,
             on_step=on_step,
+            accumulation=accumulation,
+            checkpoints=stage.checkpoints,
+            checkpoint_every_steps=section.checkpoint_every_steps,
         )
 
 
-def evaluate(
-    stage: StageContext,
-    section: PretrainSection,
-    model: GPT,
-    tokenizer: Tokenizer,
-    heldout: dict[str, Rows],
-) -> dict[str, object]:
-    """Held-out loss and perplexity per source, copy accuracy where there are probes, a sample."""
-    model.eval()
-    losses = {name: heldout_loss(model, rows, section.batch_rows) for name, rows in heldout.items()}
-    results: dict[str, object] = {
-        "parameters": model.parameter_count(),
-        "heldout_loss": losses,
-        "heldout_perplexity": {name: math.exp(loss) for name, loss in losses.items()},
-    }
-    probes_path = stage.input("data") / "copy_probes.jsonl"
-    if probes_path.exists():
-        results["copy_accuracy"] = copy_accuracy(
-            model, read_rows(probes_path, CopyProbe), tokenizer
-        )
-    settings = SamplingSettings(section.row_tokens - 1, temperature=0.8)
-    sample = generate(model, [[tokenizer.eos_id]], [stage.seed], settings, tokenizer)
-    results["sample"] = response_texts(sample, tokenizer)[0]
-    return results
+def read_probes(stage: StageContext) -> list[CopyProbe]:
+    """The world's copy probes; none for text of another kind."""
+    path = stage.input("data") / "copy_probes.jsonl"
+    return read_rows(path, CopyProbe) if path.exists() else []
 
 
-def write_mixture(
-    folder: Path, sources: list[SourceTexts], packed: list[Rows], drawn: np.ndarray
-) -> None:
-    """Stores the mixture table beside the model."""
-    used = [int((drawn == index).sum()) for index in range(len(sources))]
-    table = mixture_table(sources, packed, used)
-    (folder / "mixture.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+def write_mixture(stage: StageContext, table: list[dict[str, Any]]) -> None:
+    """Stores the mixture table beside the model, and shows it."""
+    text = json.dumps(table, indent=2) + "\n"
+    (stage.output / "mixture.json").write_text(text, encoding="utf-8")
+    if stage.is_leader:
+        print(format_mixture(table))
 
 
 def check_copying(accuracy: object, minimum: float | None) -> None:

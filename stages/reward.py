@@ -152,7 +152,7 @@ def train(
     )
     steps, epoch_steps = len(batches), len(batches) // section.epochs
 
-    def loss_at(step: int) -> tuple[torch.Tensor, Metrics]:
+    def loss_at(step: int, part: int) -> tuple[torch.Tensor, Metrics]:
         batch = collate([training.encoded[i] for i in batches[step]], pad_id).to(stage.device)
         scores = model(batch.input_ids, batch.lengths)
         loss_sum = kwise_loss_sum(scores, batch.pair_indices, batch.pair_weights)

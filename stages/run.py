@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts import read_manifest
-from pipeline.chain import StageLinks, chain_of
+from pipeline.chain import StageLinks, chain_of, processes_of
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.run_lock import run_lock
@@ -32,6 +32,7 @@ from stages.cli import (
     run_folder_of,
     run_stage,
 )
+from stages.launch import launch_stage
 
 From = Annotated[
     str | None,
@@ -82,7 +83,12 @@ def _run(state: StageState, config: RunConfig, say: Callable[[str], None]) -> bo
     reason = f": {state.reason}" if state.reason else ""
     say(f"{stage:<12}{state.state}{reason}, running …")
     started = time.monotonic()
-    message = run_stage(stage, config)
+    processes = processes_of(stage, config)
+    if processes > 1:
+        launch_stage(stage, config, processes)
+        message = None
+    else:
+        message = run_stage(stage, config)
     if message is not None:
         say(f"{stage:<12}waits. {message}")
         return False

@@ -3,19 +3,21 @@
     python -m stages.sft configs/quickstart.yaml
     accelerate launch -m stages.sft configs/quickstart.yaml
 
-Reads base and data; writes sft/: the model, and the training and validation loss in
-``metrics.jsonl``.
+Reads base and data; writes sft/: the model, the training and validation loss in
+``metrics.jsonl``, and with ``sft.lora`` the adapters in ``adapter/`` (the model has them merged).
+Killed and started again, it goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SftSection
+from pipeline.fine_tuning import Run, fine_tune, step_count
 from pipeline.model import read_gpt_config, save_gpt
 from pipeline.records import Demonstration, read_rows
-from pipeline.sft import encode_demonstrations, fine_tune, step_count, validation_prompts
-from pipeline.stage_context import open_stage
+from pipeline.sft import SftRow, encode_demonstrations, validation_prompts
+from pipeline.stage_context import StageContext, forget_accelerate, open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
@@ -33,17 +35,10 @@ def run(config: RunConfig, run_folder: Path) -> None:
     with open_stage("sft", config, run_folder) as stage:
         base = stage.input("base")
         tokenizer = Tokenizer.load(base)
-        context_tokens = read_gpt_config(base).context_tokens
-        path = stage.input("data") / "demonstrations.jsonl"
-        demonstrations = read_rows(path, Demonstration)
-        rows = encode_demonstrations(demonstrations, tokenizer, context_tokens, str(path))
-        prompts = [demonstration.prompt for demonstration in demonstrations]
-        held_out = validation_prompts(prompts, section.validation_fraction, stage.seed)
-        pairs = list(zip(prompts, rows, strict=True))
-        training = [row for prompt, row in pairs if prompt not in held_out]
-        validation = [row for prompt, row in pairs if prompt in held_out]
+        training, validation = read_rows_to_train_on(stage, section, tokenizer)
         steps = step_count(len(training), section)
         tokens = sum(len(row["input_ids"]) for row in training) * section.epochs // steps
+        forget_accelerate()
         with stage.progress(steps, "fine-tuning") as progress:
 
             def on_metrics(step: int, metrics: dict[str, float]) -> None:
@@ -56,12 +51,45 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 validation,
                 tokenizer,
                 section,
-                seed=stage.seed,
-                bf16=stage.precision == "bf16",
+                Run(
+                    stage.checkpoints_folder,
+                    stage.identity.key,
+                    stage.metrics_path,
+                    seed=stage.seed,
+                    bf16=stage.precision == "bf16",
+                    processes=config.processes,
+                ),
                 on_metrics=on_metrics,
-                on_step=lambda: progress.advance(tokens=tokens),
+                on_step=lambda step: progress.advance_to(step, tokens=tokens),
+                adapter_folder=stage.output / "adapter",
             )
-        save_gpt(model, stage.output, tokenizer)
+        if stage.is_leader:
+            save_gpt(model, stage.output, tokenizer)
+
+
+def read_rows_to_train_on(
+    stage: StageContext, section: SftSection, tokenizer: Tokenizer
+) -> tuple[list[SftRow], list[SftRow]]:
+    """The demonstrations in tokens: those to train on, and those of held-out prompts."""
+    path = stage.input("data") / "demonstrations.jsonl"
+    demonstrations = read_rows(path, Demonstration)
+    context_tokens = read_gpt_config(stage.input("base")).context_tokens
+    encoded, left_out = encode_demonstrations(
+        demonstrations, tokenizer, context_tokens, str(path), section.max_left_out_fraction
+    )
+    if stage.is_leader:
+        for line in left_out:
+            print(line)
+    pairs = [
+        (demonstration.prompt, row)
+        for demonstration, row in zip(demonstrations, encoded, strict=True)
+        if row is not None
+    ]
+    held_out = validation_prompts(
+        [prompt for prompt, _ in pairs], section.validation_fraction, stage.seed
+    )
+    training = [row for prompt, row in pairs if prompt not in held_out]
+    return training, [row for prompt, row in pairs if prompt in held_out]
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_align_validate_accepts_it(
     """With files of the right names in place; validation does not read them."""
     monkeypatch.chdir(tmp_path)
     config = load_config(path, [])
-    named = [source.path for source in config.data.corpus]
+    named = [source.path for source in config.data.corpus if source.path is not None]
     if config.data.instructions is not None and config.data.instructions.path is not None:
         named.append(config.data.instructions.path)
     for name in named:

@@ -69,6 +69,29 @@ def test_external_files_are_those_the_config_names(tmp_path: Path) -> None:
     assert chain.missing_file("import_base", config) is None
 
 
+def test_a_dataset_is_a_folder_below_data_root_or_a_name_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "books" / "part").mkdir(parents=True)
+    for name in ("a.jsonl", "part/b.jsonl"):
+        (tmp_path / "books" / name).touch()
+    corpus = [
+        {"name": "local", "dataset": "books", "proportion": 0.5},
+        {"name": "remote", "dataset": "somebody/books", "proportion": 0.5},
+    ]
+    config = make_config(data={"corpus": corpus, "instructions": SOURCE}, data_root=str(tmp_path))
+    assert chain.external_files("data", config) == {
+        "corpus/local/a.jsonl": tmp_path / "books" / "a.jsonl",
+        "corpus/local/part/b.jsonl": tmp_path / "books" / "part" / "b.jsonl",
+        "instructions": tmp_path / "i.jsonl",
+    }
+    assert chain.names_hub_dataset(config)
+    alone = make_config(
+        data={"corpus": [corpus[0] | {"proportion": 1.0}], "instructions": SOURCE},
+        data_root=str(tmp_path),
+    )
+    assert not chain.names_hub_dataset(alone)
+    assert not chain.names_hub_dataset(make_config())
+
+
 def test_absolute_paths_are_refused(tmp_path: Path) -> None:
     config = make_config(
         data={"instructions": SOURCE | {"path": str(tmp_path)}},
@@ -77,6 +100,11 @@ def test_absolute_paths_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"data\.instructions\.path: must be relative"):
         chain.external_files("data", config)
+    for place in ({"path": "/a.txt"}, {"dataset": str(tmp_path)}):
+        corpus = [{"name": "a", "proportion": 1.0} | place]
+        config = make_config(data={"corpus": corpus, "instructions": SOURCE})
+        with pytest.raises(UserError, match=r"data.*: must be relative to data_root"):
+            chain.external_files("data", config)
 
 
 def test_a_version_is_read_without_running_the_script() -> None:

@@ -1,127 +1,87 @@
-"""Packing loses nothing and begins rows where pieces begin; the mixture keeps its proportions."""
+"""From files of four kinds to batches: what the package promises as a whole."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
+import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pyarrow
+import pyarrow.parquet
 
+from pipeline.config import CorpusSource
 from pipeline.data import (
-    SourceTexts,
-    document_is_heldout,
+    Cache,
     load_sources,
     mixture_schedule,
     mixture_table,
-    pack_rows,
-    read_documents,
+    survey_sources,
+    tokenize_sources,
+    trained_tokenizer,
 )
-from pipeline.errors import UserError
-from pipeline.tokenizer import train_tokenizer
 
-TOKENIZER = train_tokenizer(["abc abc"], 260)  # every byte is a token
+SHARES = {"lines": 0.4, "pages": 0.3, "book": 0.2, "notes": 0.1}
 
 
-def test_rows_by_hand():
-    rows = pack_rows(["ab", "cdef", "g", "h"], TOKENIZER, row_tokens=5)
-    texts = [TOKENIZER.backend.decode(row.tolist(), skip_special_tokens=False) for row in rows]
-    end = "<|endoftext|>"
-    # "cdef" did not fit behind "ab", so it begins the second row; the last row is filled up.
-    assert texts == [f"ab{end}cde", f"cdef{end}g", f"g{end}h{end}ab"]
+def write_sources(root: Path) -> list[CorpusSource]:
+    rng = random.Random(0)
+    words = [f"word{i}" for i in range(50)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 60))) for _ in range(90)]
+    rows = [{"id": str(i), "text": text} for i, text in enumerate(texts)]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (root / "lines.jsonl").write_text("".join(lines[:30]))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[20:60]), root / "pages.parquet")
+    (root / "book.txt").write_text("\n<|endoftext|>\n".join(texts[50:80]))
+    (root / "notes").mkdir()
+    (root / "notes" / "train.jsonl").write_text("".join(lines[60:]))
+    places = {
+        "lines": {"path": "lines.jsonl"},
+        "pages": {"path": "pages.parquet"},
+        "book": {"path": "book.txt"},
+        "notes": {"dataset": "notes"},
+    }
+    return [
+        CorpusSource.model_validate({"name": name, "proportion": share} | places[name])
+        for name, share in SHARES.items()
+    ]
 
 
-def test_a_long_document_is_cut_with_one_token_of_overlap():
-    rows = pack_rows(["abcdefghij"], TOKENIZER, row_tokens=4)
-    texts = [TOKENIZER.decode(row) for row in rows.tolist()]
-    assert texts == ["abcde", "efghi", "ijab"]  # the end token between j and a is not text
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.text("abcdefgh ", min_size=1, max_size=30), min_size=1, max_size=12))
-def test_every_target_of_every_document_is_seen(texts):
-    rows = pack_rows(texts, TOKENIZER, row_tokens=7)
-    assert rows.shape[1] == 8
-    seen = {tuple(pair) for row in rows.tolist() for pair in itertools.pairwise(row)}
-    for text in texts:
-        ids = [*TOKENIZER.encode(text), TOKENIZER.eos_id]
-        assert {tuple(pair) for pair in itertools.pairwise(ids)} <= seen
-
-
-def test_mixture_keeps_proportions_and_uses_rows_evenly():
-    sources, rows = mixture_schedule([10, 400], [0.25, 0.75], 4000, seed=3)
-    share = (sources == 0).mean()
-    assert abs(share - 0.25) < 5 * (0.25 * 0.75 / 4000) ** 0.5
-    for source, count in ((0, 10), (1, 400)):
-        uses = np.bincount(rows[sources == source], minlength=count)
-        assert uses.max() - uses.min() <= 1  # a new epoch begins only when all rows were seen
-    again = mixture_schedule([10, 400], [0.25, 0.75], 4000, seed=3)
-    assert np.array_equal(rows, again[1])
-    assert not np.array_equal(rows, mixture_schedule([10, 400], [0.25, 0.75], 4000, seed=4)[1])
-
-
-def test_mixture_table_counts_by_hand():
-    source = SourceTexts("notes", 1.0, ["ab", "é"], [])
-    rows = pack_rows(source.train, TOKENIZER, row_tokens=4)
-    (line,) = mixture_table([source], [rows], [3])
-    assert line["bytes"] == 4
-    assert line["documents"] == 2
-    assert line["epochs"] == 3 / len(rows)
-
-
-def test_heldout_documents_are_a_share_by_name():
-    held = [document_is_heldout(0, "notes", str(i), 0.1) for i in range(5000)]
-    assert abs(np.mean(held) - 0.1) < 5 * (0.09 / 5000) ** 0.5
-    assert held[7] == document_is_heldout(0, "notes", "7", 0.1)
-
-
-def test_sources_are_divided_by_document(tmp_path):
+def test_from_sources_to_a_schedule_of_rows(tmp_path: Path) -> None:
     corpus = tmp_path / "data" / "corpus"
     corpus.mkdir(parents=True)
-    text = "".join(json.dumps({"id": str(i), "text": f"text {i}"}) + "\n" for i in range(4))
-    (corpus / "notes.jsonl").write_text(text)
-    entry = {
-        "name": "notes",
-        "path": "notes.jsonl",
-        "proportion": 1.0,
-        "text_column": "text",
-        "id_column": "id",
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "bytes": len(text),
-        "documents": 4,
-        "heldout_ids": ["2"],
-    }
-    (corpus / "sources.json").write_text(json.dumps([entry]))
-    (source,) = load_sources(tmp_path / "data", tmp_path)
-    assert source.train == ["text 0", "text 1", "text 3"]
-    assert source.heldout == ["text 2"]
-    (corpus / "notes.jsonl").write_text(text.replace("text 3", "text 4"))
-    with pytest.raises(UserError, match="has changed since"):
-        load_sources(tmp_path / "data", tmp_path)
+    listed = write_sources(tmp_path)
+    survey_sources(listed, tmp_path, corpus, in_run=False, seed=1, heldout_share=0.2)
+    sources, cache = load_sources(tmp_path / "data", tmp_path), Cache(tmp_path / "cache")
+    tokenizer = trained_tokenizer(sources, 400, cache)
+    tokenized = tokenize_sources(sources, tokenizer, 32, cache)
+    counts = [len(source.train.rows) for source in tokenized]
+    schedule = mixture_schedule(counts, [source.proportion for source in tokenized], 2000, seed=1)
+    for row, count in zip(mixture_table(tokenized, schedule), counts, strict=True):
+        share = SHARES[row["source"]]
+        drawn = row["epochs"] * count / 2000
+        assert abs(drawn - share) < 5 * (share * (1 - share) / 2000) ** 0.5
+
+    trained: set[str] = set()
+    held: set[str] = set()
+    for source in sources:
+        for text, is_heldout in source.documents():
+            (held if is_heldout else trained).add(text)
+    assert held
+    assert not held & trained
+    rows = [tokenized[s].train.rows[r] for s, r in zip(*schedule, strict=True)]
+    seen = {tokenizer.decode(row.tolist()) for row in rows}
+    short = [text for text in held if len(tokenizer.encode(text)) < 16 and len(text) > 30]
+    assert short
+    assert not [text for text in short for row in seen if text in row]
+    assert np.max([np.max(row) for row in rows]) < tokenizer.vocab_size
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b"", "holds no documents"),
-        ("a.jsonl", b'{"text": ""}\n', r"a.jsonl:1.*holds no text"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', r"a.jsonl:2"),
-        ("a.jsonl", b"{'text'}\n", "not valid JSON"),
-        ("a.jsonl", b'{"text": "\xff"}', "not UTF-8"),
-        ("a.txt", b"\xff\xfe", "not UTF-8"),
-        ("a.txt", b"  \n", "is empty"),
-    ],
-)
-def test_broken_corpora_are_one_line(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        list(read_documents(tmp_path / name, "text", "id"))
-
-
-def test_missing_corpus_is_one_line(tmp_path):
-    for name in ("a.txt", "a.jsonl"):
-        with pytest.raises(UserError, match="cannot be read"):
-            list(read_documents(tmp_path / name, "text", "id"))
+def test_no_torch_is_loaded() -> None:
+    program = "import sys, pipeline.data; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    root = Path(__file__).parents[2]
+    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers", "datasets", "pyarrow"} & set(output.split())

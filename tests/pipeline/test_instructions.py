@@ -50,9 +50,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, ROWS)
-    assert read_instructions(source(name), tmp_path) == (EXPECTED, 0)
+    assert read_instructions(source(name), tmp_path / name) == (EXPECTED, 0)
     with pytest.raises(UserError, match=r"no column 'answer', only instruction, input, output"):
-        read_instructions(source(name, response_column="answer"), tmp_path)
+        read_instructions(source(name, response_column="answer"), tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
@@ -60,7 +60,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 def test_broken_files_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=r"a\.(jsonl|json|csv|parquet)"):
-        read_instructions(source(name), tmp_path)
+        read_instructions(source(name), tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_broken_files_are_refused(tmp_path: Path, name: str, content: bytes) -> 
 def test_a_row_without_text_is_named(tmp_path: Path, rows: list[Any], words: str) -> None:
     write(tmp_path / "a.jsonl", rows)
     with pytest.raises(UserError) as caught:
-        read_instructions(source("a.jsonl"), tmp_path)
+        read_instructions(source("a.jsonl"), tmp_path / "a.jsonl")
     assert words in str(caught.value)
 
 
@@ -86,13 +86,13 @@ def test_unknown_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").touch()
     for name in ("a.xlsx", "none.jsonl", "none.csv", "none.parquet"):
         with pytest.raises(UserError, match=name):
-            read_instructions(source(name), tmp_path)
+            read_instructions(source(name), tmp_path / name)
 
 
 def test_a_ragged_csv_row_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("instruction,input,output\na,b,c\na,b\n")
     with pytest.raises(UserError, match=r"a\.csv:3: has another number of fields"):
-        read_instructions(source("a.csv"), tmp_path)
+        read_instructions(source("a.csv"), tmp_path / "a.csv")
 
 
 def many(count: int) -> list[Instruction]:

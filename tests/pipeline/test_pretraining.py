@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model import GPT, GPTConfig
-from pipeline.pretraining import batch_of, copy_accuracy, heldout_loss, next_token_loss
+from pipeline.pretraining import (
+    batch_of,
+    copy_accuracy,
+    evaluate,
+    flat_metrics,
+    measure_heldout,
+    next_token_loss,
+    token_byte_counts,
+)
 from pipeline.records import CopyProbe
 from pipeline.tokenizer import Tokenizer
 
@@ -34,7 +42,7 @@ class Predicts(nn.Module):
 
 
 def test_batches_follow_the_schedule() -> None:
-    packed = [np.arange(12).reshape(4, 3), 100 + np.arange(6).reshape(2, 3)]
+    packed = [np.arange(12).reshape(4, 3), (100 + np.arange(6)).reshape(2, 3).astype(np.uint16)]
     schedule = np.array([0, 1, 0, 1]), np.array([2, 0, 0, 1])
     first, second = (batch_of(packed, schedule, step, 2) for step in range(2))
     assert first.tolist() == [[6, 7, 8], [100, 101, 102]]
@@ -49,17 +57,66 @@ def test_a_uniform_guess_costs_the_log_of_the_vocabulary(tiny_tokenizer: Tokeniz
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 5, 50])
-def test_heldout_loss_is_the_mean_over_all_tokens(tiny_gpt: GPT, batch_rows: int) -> None:
-    rows = np.random.default_rng(0).integers(4, 250, (5, 7))
-    total, count = 0.0, 0
+def test_heldout_text_is_measured_over_all_tokens(
+    tiny_gpt: GPT, tiny_tokenizer: Tokenizer, batch_rows: int
+) -> None:
+    rows = np.random.default_rng(0).integers(0, 250, (5, 7)).astype(np.uint16)
+    assert (rows < 4).any(), "the rows hold special tokens"
+    nats = text_nats = 0.0
+    text_bytes = count = 0
     for row in rows.tolist():
         for index in range(1, len(row)):
             with torch.no_grad():
                 logprobs = tiny_gpt(torch.tensor([row[:index]]))[0, -1].log_softmax(-1)
-            total -= float(logprobs[row[index]])
+            nats -= float(logprobs[row[index]])
             count += 1
+            size = bytes_by_decoding(tiny_tokenizer, row[index])
+            text_bytes += size
+            text_nats -= float(logprobs[row[index]]) if size else 0.0
     assert count == 30
-    assert heldout_loss(tiny_gpt, rows, batch_rows) == pytest.approx(total / count, rel=1e-5)
+    counts = token_byte_counts(tiny_tokenizer)
+    found = measure_heldout(tiny_gpt, rows, counts, batch_rows)
+    assert found.loss == pytest.approx(nats / count, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(nats / count), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(text_nats / math.log(2) / text_bytes, rel=1e-5)
+
+
+def bytes_by_decoding(tokenizer: Tokenizer, index: int) -> int:
+    """Bytes of one token, by the byte alphabet of GPT-2 (Radford et al. 2019) written out."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte) for byte in printable} | {chr(256 + n) for n in range(len(others))}
+    token = tokenizer.backend.id_to_token(index)
+    assert token is not None
+    return 0 if token.startswith("<|") else sum(character in alphabet for character in token)
+
+
+def test_a_uniform_guess_costs_log_v_bits_for_each_token_of_text(
+    tiny_tokenizer: Tokenizer,
+) -> None:
+    text = "a kite and a mill é"
+    ids = tiny_tokenizer.encode(text)
+    row = np.array([[tiny_tokenizer.eos_id, *ids, tiny_tokenizer.eos_id]])
+    model = Predicts(tiny_tokenizer)
+    found = measure_heldout(model, row, token_byte_counts(tiny_tokenizer))  # pyright: ignore
+    bits = len(ids) * math.log2(tiny_tokenizer.vocab_size)
+    assert found.bits_per_byte == pytest.approx(bits / len(text.encode()), rel=1e-6)
+
+
+def test_evaluation_names_every_source_and_is_logged_flat(
+    tiny_gpt: GPT, tiny_tokenizer: Tokenizer
+) -> None:
+    rows = np.random.default_rng(0).integers(4, 250, (2, 7))
+    tiny_gpt.train()
+    results = evaluate(tiny_gpt, tiny_tokenizer, {"one": rows, "two": rows}, [], 9, seed=1)
+    assert not tiny_gpt.training
+    assert results["heldout_loss"]["one"] == results["heldout_loss"]["two"] > 0
+    again = evaluate(tiny_gpt, tiny_tokenizer, {"one": rows, "two": rows}, [], 9, seed=1)
+    assert again == results
+    flat = flat_metrics(results)
+    assert flat["heldout_bits_per_byte/two"] == results["heldout_bits_per_byte"]["two"]
+    assert flat["sample"] == results["sample"]
+    assert "parameters" not in flat
 
 
 def chain(tokenizer: Tokenizer, text: str) -> dict[int, int]:

@@ -10,17 +10,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from pipeline import stage_context
 from pipeline.artifacts import read_manifest, verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.stage_context import derive_seed, names_hub, open_stage
+from pipeline.stage_context import derive_seed, forget_accelerate, names_hub, open_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,17 +180,86 @@ def test_a_stage_whose_section_is_absent_is_refused(run: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("started", "asked"), [("2", 1), ("1", 2), ("2", 2)])
+@pytest.mark.parametrize(
+    ("stage", "started", "asked", "words"),
+    [
+        ("pretrain", 2, 1, "runs in one process with this config, got 2. Fix: set processes=2"),
+        ("pretrain", 1, 2, "asks for 2, got 1 .*--cpu .*torchrun --nproc_per_node 2"),
+        ("data", 2, 2, "data runs in one process .*python -m stages.data"),
+    ],
+)
 def test_another_number_of_processes_is_refused(
-    run: Path, monkeypatch: pytest.MonkeyPatch, started: str, asked: int
+    run: Path, monkeypatch: pytest.MonkeyPatch, stage: str, started: int, asked: int, words: str
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", started)
-    words = "one process" if started == str(asked) else f"asks for {asked}, got {started} .*--cpu"
+    monkeypatch.setenv("WORLD_SIZE", str(started))
     with (
         pytest.raises(UserError, match=words),
-        open_stage("data", make_config(processes=asked), run),
+        open_stage(stage, make_config(processes=asked), run),
     ):
         pass
+
+
+def test_only_the_leader_of_several_processes_publishes(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stage(run)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    before = sorted(run.rglob("*"))
+    with open_stage("pretrain", make_config(name="x", processes=2), run) as stage:
+        assert not stage.is_leader
+        (stage.output / "file.txt").write_text("thrown away")
+        stage.log(1, loss=1.0)
+        follower = stage
+    assert sorted(run.rglob("*")) == before
+    assert not follower.output.exists()
+    monkeypatch.setenv("RANK", "0")
+    with open_stage("pretrain", make_config(name="x", processes=2), run) as stage:
+        assert stage.is_leader
+        assert stage.seed == follower.seed
+        assert stage.identity.key == follower.identity.key
+    assert verify(run / "base") is None
+
+
+def test_checkpoints_go_when_the_stage_has_published_and_stay_when_it_failed(run: Path) -> None:
+    write_stage(run)
+    with suppress(RuntimeError), open_stage("pretrain", CONFIG, run) as stage:
+        stage.checkpoints.save(3, {"a": torch.zeros(1)}, {})
+        raise RuntimeError
+    assert stage.checkpoints_folder.exists()
+    with open_stage("pretrain", make_config(name="x", seed=1), run) as stage:
+        assert stage.checkpoints.latest() is None
+        stage.checkpoints.save(4, {"a": torch.zeros(1)}, {})
+    assert not stage.checkpoints_folder.exists()
+
+
+def test_the_time_of_resumed_work_goes_on(run: Path) -> None:
+    write_stage(run)
+    with open_stage("pretrain", CONFIG, run) as stage:
+        (stage.output / "metrics.jsonl").write_text('{"step": 1, "seconds": 100.0}\n')
+        stage.log(2, loss=1.0)
+        assert 100 <= stage.elapsed_seconds < 200
+    rows = (run / "base" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+    assert 100 <= json.loads(rows[1])["seconds"] < 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts by process")
+def test_the_peak_of_memory_is_the_stages_own(run: Path) -> None:
+    def peak(config: RunConfig) -> int:
+        write_stage(run, config=config)
+        manifest = read_manifest(run / "data")
+        assert manifest is not None
+        return manifest.peak_memory_bytes
+
+    before = peak(CONFIG)
+    with open_stage("data", make_config(seed=1), run):
+        large = np.ones(300_000_000, dtype=np.uint8)
+        del large
+    manifest = read_manifest(run / "data")
+    assert manifest is not None
+    assert manifest.peak_memory_bytes > before + 200_000_000
+    assert peak(make_config(seed=2)) < before + 200_000_000
 
 
 def test_every_stage_starts_from_random_numbers_of_its_own(run: Path) -> None:
@@ -251,12 +322,16 @@ def test_native_bf16_on_a_cpu_is_what_the_kernel_says() -> None:
     assert stage_context.has_native_bf16(torch.device("cpu")) == expected
 
 
-def test_the_accelerator_follows_device_and_precision(run: Path) -> None:
-    for precision, mixed in (("bf16", "bf16"), ("fp32", "no")):
-        with open_stage("data", make_config(precision=precision), run) as stage:
-            assert stage.accelerator.mixed_precision == mixed
-            assert stage.accelerator.device.type == stage.device.type
-            assert stage.accelerator.step_scheduler_with_optimizer is False
+def test_the_accelerator_is_on_the_device_and_leaves_precision_to_autocast(run: Path) -> None:
+    forget_accelerate()
+    Accelerator(cpu=True, mixed_precision="bf16")  # as an earlier stage's library may leave it
+    with open_stage("data", make_config(precision="bf16"), run) as stage:
+        assert stage.accelerator.mixed_precision == "no"
+        assert stage.accelerator.device.type == stage.device.type
+        assert stage.accelerator.step_scheduler_with_optimizer is False
+    forget_accelerate()
+    assert Accelerator(cpu=True, mixed_precision="bf16").mixed_precision == "bf16"
+    forget_accelerate()
 
 
 def test_only_a_config_that_names_a_hub_id_uses_the_hub() -> None:

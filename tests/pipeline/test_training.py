@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from pipeline.checkpoints import Checkpoints
 from pipeline.errors import UserError
 from pipeline.model import GPT, GPTConfig
 from pipeline.training import Schedule, fit, make_optimizers
@@ -22,7 +24,7 @@ def test_schedule_by_hand():
     assert [linear.factor(step) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
-def run_fit(model, loss_at, steps=5, max_grad_norm=1e9, lr=0.1):
+def run_fit(model, loss_at, steps=5, max_grad_norm=1e9, lr=0.1, **more):
     seen = []
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     fit(
@@ -34,6 +36,7 @@ def run_fit(model, loss_at, steps=5, max_grad_norm=1e9, lr=0.1):
         max_grad_norm=max_grad_norm,
         autocast=nullcontext,
         on_step=lambda step, metrics: seen.append((step, metrics)),
+        **more,
     )
     return seen
 
@@ -42,7 +45,7 @@ def test_fit_is_gradient_descent_with_the_scheduled_rate():
     # loss = w²/2, so a step multiplies w by (1 − lr · factor).
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 2.0)
-    seen = run_fit(model, lambda step: ((model.weight**2).sum() / 2, {"step_seen": step}), steps=4)
+    seen = run_fit(model, lambda i, _: ((model.weight**2).sum() / 2, {"step_seen": i}), steps=4)
     assert model.weight.item() == pytest.approx(2 * 0.9 * 0.925 * 0.95 * 0.975)
     assert [step for step, _ in seen] == [1, 2, 3, 4]
     assert [metrics["step_seen"] for _, metrics in seen] == [0, 1, 2, 3]
@@ -53,7 +56,7 @@ def test_fit_is_gradient_descent_with_the_scheduled_rate():
 def test_gradients_are_clipped_to_the_norm():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 2.0)
-    run_fit(model, lambda _: (100 * model.weight.sum(), {}), steps=1, max_grad_norm=0.5)
+    run_fit(model, lambda *_: (100 * model.weight.sum(), {}), steps=1, max_grad_norm=0.5)
     assert model.weight.item() == pytest.approx(2.0 - 0.1 * 0.5, abs=1e-5)
 
 
@@ -61,7 +64,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     model = torch.nn.Linear(1, 1, bias=False)
     before = model.weight.detach().clone()
     with pytest.raises(UserError, match="step 1"):
-        run_fit(model, lambda _: (model.weight.sum() * float("nan"), {}))
+        run_fit(model, lambda *_: (model.weight.sum() * float("nan"), {}))
     assert torch.equal(model.weight, before)
 
 
@@ -82,7 +85,7 @@ def test_the_same_seed_gives_the_same_weights():
         model = GPT(GPTConfig(50, 8, 1, 2, 16))
         ids = torch.randint(0, 50, (4, 9))
 
-        def loss_at(step):
+        def loss_at(step, part):
             logits = model(ids[:, :-1])
             return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()), {}
 
@@ -90,3 +93,87 @@ def test_the_same_seed_gives_the_same_weights():
         return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
     assert torch.equal(trained(), trained())
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    # One step of lr 0.1 · mean of x over the batch, whether taken at once or in four parts.
+    batch = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    for parts in (1, 2, 4):
+        model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(model.weight, 2.0)
+        size = len(batch) // parts
+
+        def loss_at(step, part, model=model, size=size):
+            share = batch[part * size : (part + 1) * size]
+            return (model.weight * share).mean(), {"largest": float(share.max())}
+
+        seen = run_fit(model, loss_at, steps=1, accumulation=parts)
+        assert model.weight.item() == pytest.approx(2 - 0.1 * 3)
+        assert seen[0][1]["loss"] == pytest.approx(2 * 3)
+        largest = {1: 6, 2: (2 + 6) / 2, 4: 3}[parts]  # metrics are means over the parts
+        assert seen[0][1]["largest"] == pytest.approx(largest)
+
+
+STEPS = 6
+
+
+def train_with_checkpoints(folder, stop_after=None, key="key"):
+    """A GPT under Muon and AdamW; raises KeyboardInterrupt when ``stop_after`` steps are done."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(50, 8, 1, 2, 16))
+    log = folder / "metrics.jsonl"
+    steps_run = []
+
+    def loss_at(step, part):
+        ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(step))
+        logits = model(ids[:, :-1])
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()), {}
+
+    def on_step(step, metrics):
+        steps_run.append(step)
+        with log.open("a") as file:
+            file.write(json.dumps({"step": step, "loss": metrics["loss"]}) + "\n")
+        if step == stop_after:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        fit(
+            Accelerator(cpu=True),
+            model,
+            make_optimizers(model, learning_rate=1e-2, muon_learning_rate=0.02, weight_decay=0.1),
+            loss_at,
+            schedule=Schedule(STEPS, warmup_steps=2),
+            max_grad_norm=1.0,
+            autocast=nullcontext,
+            on_step=on_step,
+            checkpoints=Checkpoints(folder / "checkpoints", key, log),
+            checkpoint_every_steps=2,
+        )
+    return model.state_dict(), steps_run, log.read_text()
+
+
+@pytest.mark.parametrize("stop_after", range(1, STEPS))
+def test_a_run_killed_after_any_step_ends_with_the_same_bits_and_the_same_log(tmp_path, stop_after):
+    whole, steps_run, log = train_with_checkpoints(make(tmp_path / "whole"))
+    assert steps_run == list(range(1, STEPS + 1))
+    folder = make(tmp_path / "killed")
+    train_with_checkpoints(folder, stop_after)
+    (folder / "metrics.jsonl").unlink()  # a stage starts in an empty folder
+    resumed, steps_run, resumed_log = train_with_checkpoints(folder)
+    # Step n's snapshot is taken after on_step(n): being killed there costs the last two steps.
+    first = (stop_after - 1) // 2 * 2 + 1
+    assert steps_run == list(range(first, STEPS + 1))
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+    assert resumed_log == log
+
+
+def test_a_run_with_another_key_starts_over(tmp_path):
+    folder = make(tmp_path / "run")
+    train_with_checkpoints(folder, stop_after=5, key="one")
+    _, steps_run, _ = train_with_checkpoints(folder, key="other")
+    assert steps_run[0] == 1
+
+
+def make(folder):
+    folder.mkdir()
+    return folder

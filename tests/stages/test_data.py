@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from pipeline.artifacts import read_manifest, verify
 from pipeline.config import RunConfig
+from pipeline.data import load_sources
 from pipeline.errors import UserError
 from pipeline.records import CopyProbe, Demonstration, Document, Prompt, read_rows
+from pipeline.stage_context import names_hub
 from stages import data
 
 SIZES = {
@@ -83,21 +86,26 @@ def test_the_world_is_written_in_the_sizes_asked_for(
     assert "label 9, ppo 10, heldout 11" in capsys.readouterr().out
 
 
-def test_the_world_s_corpus_is_listed_with_its_held_out_documents(tmp_path: Path) -> None:
+def test_the_world_s_corpus_is_listed_and_nothing_is_on_two_sides(tmp_path: Path) -> None:
     run = tmp_path / "run"
     data.run(world_config(), run)
-    sources = listing(run)
-    assert sum(source["proportion"] for source in sources.values()) == pytest.approx(1)
-    for source in sources.values():
-        path = run / "data" / "corpus" / source["path"]
-        documents = read_rows(path, Document)
-        assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert (source["documents"], source["bytes"]) == (len(documents), path.stat().st_size)
-        held = set(source["heldout_ids"])
-        assert 1 <= len(held) < len(documents)
-        assert held < {document.document_id for document in documents}
-        training = {document.text for document in documents if document.document_id not in held}
-        assert not training & {d.text for d in documents if d.document_id in held}
+    entries = listing(run)
+    assert sum(entry["proportion"] for entry in entries.values()) == pytest.approx(1)
+    sides: dict[str, set[bool]] = {}
+    for source in load_sources(run / "data", tmp_path):
+        entry = entries[source.entry.name]
+        path = run / "data" / "corpus" / entry["path"]
+        texts = [document.text for document in read_rows(path, Document)]
+        found = list(source.documents())
+        assert [text for text, _ in found] == texts
+        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert entry["documents"] == len(texts)
+        assert entry["bytes"] == sum(len(text.encode()) for text in texts)
+        held = [text for text, is_heldout in found if is_heldout]
+        assert 1 <= entry["heldout_documents"] == len(held) < len(texts)
+        for text, is_heldout in found:
+            sides.setdefault(text, set()).add(is_heldout)
+    assert {len(side) for side in sides.values()} == {1}
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -112,25 +120,100 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_files_are_listed_not_copied(tmp_path: Path, root: Path) -> None:
     run = tmp_path / "run"
-    data.run(files_config(root, CORPUS, heldout_document_fraction=0.2), run)
+    data.run(files_config(root, CORPUS, heldout_document_fraction=0.5), run)
     sources = listing(run)
-    assert sorted(path.name for path in (run / "data" / "corpus").iterdir()) == ["sources.json"]
+    names = sorted(path.name for path in (run / "data" / "corpus").iterdir())
+    assert names == ["heldout.npy", "sources.json"]
     assert sources["b"] == {
-        "name": "b",
         "path": "b.txt",
+        "dataset": None,
+        "dataset_config": None,
+        "dataset_split": "train",
+        "name": "b",
         "proportion": 0.25,
         "text_column": "text",
         "id_column": "id",
+        "max_documents": None,
+        "in_run": False,
         "sha256": hashlib.sha256(b"one long text").hexdigest(),
-        "bytes": 13,
+        "revision": None,
         "documents": 1,
-        "heldout_ids": [],
+        "heldout_documents": 0,
+        "bytes": 13,
+        "empty_rows": 0,
     }
     assert sources["a"]["documents"] == 40
-    assert 1 <= len(sources["a"]["heldout_ids"]) <= 20
+    assert 10 <= sources["a"]["heldout_documents"] <= 30
     manifest = read_manifest(run / "data")
     assert manifest is not None
     assert set(manifest.inputs) == {"corpus/a", "corpus/b", "instructions"}
+
+
+def test_a_dataset_folder_is_hashed_file_by_file(tmp_path: Path, root: Path) -> None:
+    for folder in ("books", "asked"):
+        (root / folder).mkdir()
+    (root / "a.jsonl").rename(root / "books" / "train.jsonl")
+    (root / "books" / "README.md").write_text("Forty notes.")
+    (root / "i.jsonl").rename(root / "asked" / "train.jsonl")
+    corpus = [{"name": "a", "dataset": "books", "max_documents": 9, "proportion": 1.0}]
+    asked = {"dataset": "asked", "prompt_columns": ["q"], "response_column": "a"}
+    run = tmp_path / "run"
+    config = files_config(root, corpus, instructions=asked)
+    data.run(config, run)
+    assert listing(run)["a"]["documents"] == 9
+    manifest = read_manifest(run / "data")
+    assert manifest is not None
+    assert set(manifest.inputs) == {
+        "corpus/a/README.md",
+        "corpus/a/train.jsonl",
+        "instructions/train.jsonl",
+    }
+    assert not names_hub(config)
+    (root / "books").rename(root / "gone")
+    assert names_hub(config)  # what is no folder is a name on the hub
+
+
+def test_what_is_left_out_is_said(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(root / "i.jsonl", [{"q": f"Q{i % 60}", "a": f"A{i}"} for i in range(61, 180)])
+    write_lines(root / "a.jsonl", [{"text": text} for text in ("one", "", " ", "two")])
+    data.run(files_config(root, CORPUS), tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "data" / "summary.json").read_text())
+    prompts = read_rows(tmp_path / "run" / "data" / "prompts.jsonl", Prompt)
+    asked = [i % 60 for i in range(61, 180)]
+    expected = sum(asked.count(int(prompt.prompt[1:])) - 1 for prompt in prompts)
+    assert summary["repeated_prompts_left_out"] == expected > 0
+    assert summary["demonstrations"] + len(prompts) + expected == 119
+    assert summary["corpus"]["a"]["empty_rows"] == 2
+    printed = capsys.readouterr().out
+    assert f"{expected} repeated prompts left out" in printed
+    assert "2 empty rows left out" in printed
+
+
+def test_hub_revisions_are_recorded(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"q": f"Q{i}", "a": f"A{i}", "text": f"text {i}"} for i in range(60)]
+    pinned: list[tuple[str, str | None]] = []
+
+    def entries(
+        name: str, config: str | None, split: str, revision: str | None
+    ) -> list[tuple[str, dict[str, str]]]:
+        pinned.append((name, revision))
+        return [("somewhere", row) for row in rows]
+
+    for module in ("pipeline.data.sources", "pipeline.instructions"):
+        monkeypatch.setattr(f"{module}.dataset_entries", entries)
+    monkeypatch.setattr("pipeline.data.survey.latest_revision", lambda name: f"{name}@1")
+    corpus = [{"name": "a", "dataset": "us/books", "proportion": 1.0}]
+    asked = {"dataset": "us/asked", "prompt_columns": ["q"], "response_column": "a"}
+    data.run(files_config(root, corpus, instructions=asked), tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "data" / "summary.json").read_text())
+    assert summary["corpus"]["a"]["revision"] == listing(tmp_path / "run")["a"]["revision"]
+    assert summary["corpus"]["a"]["revision"] == "us/books@1"
+    assert summary["instructions_revision"] == "us/asked@1"
+    assert sorted(pinned) == [("us/asked", "us/asked@1"), ("us/books", "us/books@1")]
 
 
 def test_instructions_are_divided_and_carry_their_reference(tmp_path: Path, root: Path) -> None:
@@ -145,42 +228,13 @@ def test_instructions_are_divided_and_carry_their_reference(tmp_path: Path, root
     assert len(demonstrations) + len(prompts) == 60
 
 
-def test_of_two_documents_one_is_held_out_however_small_or_large_the_fraction() -> None:
-    for fraction in (1e-9, 1 - 1e-9):
-        for count in (2, 3, 50):
-            rows = [(f"d{i}", f"t{i}") for i in range(count)]
-            held = data.heldout_ids(rows, "s", 0, fraction)
-            assert len(held) == (1 if fraction < 0.5 else count - 1)
-        assert data.heldout_ids([("d0", "t0")], "s", 0, fraction) == []
-
-
-def test_documents_with_one_text_or_one_id_are_on_one_side() -> None:
-    rows = [(f"d{i}", f"t{i}") for i in range(200)]
-    copies = [(f"copy{i}", f"t{i}") for i in range(200)]
-    chained = [(f"d{i}", f"other{i}") for i in range(200)]
-    held = set(data.heldout_ids(rows + copies + chained, "s", 3, 0.3))
-    assert 0 < len(held) < 400
-    for i in range(200):
-        assert (f"d{i}" in held) == (f"copy{i}" in held)
-
-
-def test_a_document_keeps_its_side_whatever_else_there_is() -> None:
-    rows = [(f"d{i}", f"t{i}") for i in range(300)]
-    held = set(data.heldout_ids(rows, "s", 0, 0.2))
-    assert set(data.heldout_ids(rows[::-1], "s", 0, 0.2)) == held
-    assert set(data.heldout_ids(rows[:150], "s", 0, 0.2)) == held & {name for name, _ in rows[:150]}
-    assert set(data.heldout_ids(rows, "other", 0, 0.2)) != held
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (None, "a.jsonl: is missing"),
         ("", "a.jsonl: holds no documents"),
-        (
-            '{"id": "1", "text": "x"}\n{"id": "2", "text": ""}\n',
-            "a.jsonl:2: column 'text' holds no",
-        ),
+        ('{"text": ""}\n', "a.jsonl: holds no documents"),
+        ('{"text": "x"}\n{"body": "x"}\n', "a.jsonl:2: there is no column 'text', only body"),
         ('{"id": "1", "text": "x"}\n{"id": \n', "a.jsonl:2: not valid JSON"),
     ],
 )
@@ -194,6 +248,44 @@ def test_a_bad_corpus_is_refused_and_nothing_is_left(
         data.run(files_config(root, CORPUS), tmp_path / "run")
     assert words in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"path": "b.parquet"}, "b.parquet: not valid parquet"),
+        ({"dataset": "nobody/nothing"}, "dataset nobody/nothing: is no folder below data_root"),
+        ({"dataset": "empty"}, "empty: cannot be loaded"),
+        ({"path": "a.jsonl", "text_column": "body"}, "a.jsonl:1: there is no column 'body'"),
+        ({"path": "a.jsonl", "id_column": "name"}, "a.jsonl:1: there is no column 'name'"),
+    ],
+)
+def test_a_bad_source_is_one_line_and_nothing_is_left(
+    tmp_path: Path, root: Path, source: dict[str, str], words: str
+) -> None:
+    (root / "b.parquet").write_text("no parquet")
+    (root / "empty").mkdir()
+    config = files_config(root, [{"name": "b", "proportion": 1.0} | source])
+    with pytest.raises(UserError) as caught:
+        data.run(config, tmp_path / "run")
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"proportion": 0.5}, "sum to 0.75, not to 1"),
+        ({"dataset": "books"}, "name either path (a file) or dataset"),
+        ({"path": None}, "name either path (a file) or dataset"),
+        ({"dataset_split": "test"}, "go with dataset, not with path"),
+        ({"max_documents": 0}, "max_documents"),
+    ],
+)
+def test_an_impossible_corpus_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        files_config(Path(), [CORPUS[0] | changes, CORPUS[1]])
 
 
 def test_the_stage_imports_neither_torch_nor_a_hub_library() -> None:

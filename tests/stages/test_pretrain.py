@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.artifacts import verify
 from pipeline.config import RunConfig
-from pipeline.data import load_sources, pack_rows
+from pipeline.data import Cache, Source, load_sources, tokenize_sources
 from pipeline.errors import UserError
 from pipeline.model import load_gpt
 from pipeline.tokenizer import Tokenizer
@@ -82,15 +82,17 @@ def test_publishes_a_folder_that_transformers_reads(finished: Path) -> None:
         assert torch.allclose(theirs(ids).logits, load_gpt(base)(ids), atol=1e-5)
 
 
-def test_heldout_losses_are_those_of_transformers_row_by_row(finished: Path) -> None:
+def test_heldout_losses_are_those_of_transformers_row_by_row(
+    finished: Path, tmp_path: Path
+) -> None:
     base = finished / "base"
     theirs = AutoModelForCausalLM.from_pretrained(base).eval()
     results = read(base / "pretraining.json")
-    tokenizer = Tokenizer.load(base)
-    sources = [source for source in load_sources(finished / "data", finished) if source.heldout]
-    assert results["heldout_loss"].keys() == {source.name for source in sources}
-    for source in sources:
-        rows = torch.from_numpy(pack_rows(source.heldout, tokenizer, ROW_TOKENS))
+    sources = load_sources(finished / "data", finished)
+    tokenized = tokenize_sources(sources, Tokenizer.load(base), ROW_TOKENS, Cache(tmp_path))
+    assert results["heldout_loss"].keys() == {source.name for source in tokenized}
+    for source in tokenized:
+        rows = torch.from_numpy(source.heldout.rows.astype(np.int64))
         with torch.no_grad():  # given as labels, each token but the first is predicted
             losses = [float(theirs(row[None], labels=row[None]).loss) for row in rows]
         loss = results["heldout_loss"][source.name]
@@ -105,22 +107,37 @@ def test_the_loss_falls_and_the_logged_steps_are_those_asked_for(finished: Path)
     assert rows[-1]["loss"] < rows[0]["loss"] < math.log(320)
 
 
-def test_the_mixture_table_counts_the_training_texts(finished: Path) -> None:
+def test_the_mixture_table_counts_the_training_texts(finished: Path, tmp_path: Path) -> None:
     table = {row["source"]: row for row in read(finished / "base" / "mixture.json")}
-    listing = read(finished / "data" / "corpus" / "sources.json")
-    assert table.keys() == {entry["name"] for entry in listing}
+    sources = load_sources(finished / "data", finished)
+    assert table.keys() == {source.entry.name for source in sources}
     tokenizer = Tokenizer.load(finished / "base")
+    tokenized = tokenize_sources(sources, tokenizer, ROW_TOKENS, Cache(tmp_path))
     seen_rows = 0.0
-    for entry in listing:
-        lines = (finished / "data" / "corpus" / entry["path"]).read_text("utf-8").split("\n")
-        documents = [json.loads(line) for line in lines if line]
-        texts = [d["text"] for d in documents if d["document_id"] not in entry["heldout_ids"]]
-        row = table[entry["name"]]
+    for source, parts in zip(sources, tokenized, strict=True):
+        texts = [text for text, is_heldout in source.documents() if not is_heldout]
+        row = table[source.entry.name]
         assert row["documents"] == len(texts)
         assert row["bytes"] == sum(len(text.encode()) for text in texts)
-        seen_rows += row["epochs"] * len(pack_rows(texts, tokenizer, ROW_TOKENS))
+        assert row["tokens"] == sum(len(tokenizer.encode(text)) + 1 for text in texts)
+        seen_rows += row["epochs"] * len(parts.train.rows)
     assert seen_rows == pytest.approx(STEPS * BATCH_ROWS)
     assert sum(row["proportion"] for row in table.values()) == pytest.approx(1)
+
+
+def test_a_rerun_with_another_learning_rate_reads_no_text(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = copy_data(finished, tmp_path / "run")
+    shutil.copytree(finished / ".cache", run_folder / ".cache")
+    before = sorted((run_folder / ".cache" / "tokens").iterdir())
+
+    def refuse(source: Source) -> None:
+        raise AssertionError(f"{source.entry.name} is read again")
+
+    monkeypatch.setattr(Source, "documents", refuse)
+    pretrain.run(make_config(learning_rate=1e-3), run_folder)
+    assert sorted((run_folder / ".cache" / "tokens").iterdir()) == before
 
 
 def test_the_same_seed_gives_the_same_files(finished: Path, tmp_path: Path) -> None:
@@ -134,7 +151,8 @@ def test_a_base_that_cannot_copy_is_not_published(finished: Path, tmp_path: Path
     run_folder = copy_data(finished, tmp_path / "run")
     with pytest.raises(UserError, match=r"copies names from titles in \d+% of the probes"):
         pretrain.run(make_config(steps=2, copy_probe_minimum=1.0), run_folder)
-    assert [path.name for path in run_folder.iterdir() if path.is_dir()] == ["data"]
+    folders = sorted(path.name for path in run_folder.iterdir() if path.is_dir())
+    assert [name for name in folders if not name.startswith(".")] == ["data"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""What a run was made with, and how much memory it took: for the manifest, never for the key."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import JsonValue
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "datasets", "numpy")
+
+
+def environment() -> dict[str, JsonValue]:
+    """Versions of Python, the packages and this code."""
+    packages: dict[str, JsonValue] = {name: _package_version(name) for name in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "git_commit": _git_commit(),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Makes the peak a stage's own where several run in one process; only Linux can do it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory of this process since the last reset."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in kibibytes but on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, marked where files have changed since."""
+    describe = ["describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    command = ["git", "-C", str(Path(__file__).parent), *describe]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

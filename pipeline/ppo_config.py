@@ -1,0 +1,91 @@
+"""Section ``ppo`` of a config. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, model_validator
+
+from pipeline.config_types import NonNegativeFloat, Positive, PositiveFloat, Section
+
+_TRL_NAMES_NOT_HONORED = {
+    "bf16": "set precision at the top level",
+    "fp16": "set precision at the top level",
+    "gradient_accumulation_steps": "it follows from per_device_train_batch_size",
+    "num_train_epochs": "set total_episodes",
+    "output_dir": "the output folder is ppo/ of the run",
+    "reward_model_path": "the reward model is reward/ of the run",
+    "seed": "set seed at the top level",
+    "sft_model_path": "policy and reference start from sft/ of the run",
+    "stop_token": "a response ends at the end token",
+    "stop_token_id": "a response ends at the end token",
+}
+
+
+class PPOConfig(Section):
+    """Section ``ppo``; argument names are those of TRL 1.12's PPOConfig where it has one.
+
+    ``batch`` sizes count episodes (one prompt with one response). One update samples
+    ``batch_size`` episodes, then makes ``num_ppo_epochs`` passes over them in
+    ``num_mini_batches`` optimizer steps each. ``per_device_train_batch_size`` episodes go through
+    a training forward at once (default: a whole minibatch) and ``local_rollout_forward_batch_size``
+    through a scoring forward; neither changes a result.
+    """
+
+    learning_rate: PositiveFloat = 1e-5
+    critic_learning_rate: PositiveFloat = 1e-5
+    total_episodes: Positive = 3840
+    batch_size: Positive = 64
+    num_ppo_epochs: Positive = 4
+    num_mini_batches: Positive = 1
+    per_device_train_batch_size: Positive | None = None
+    local_rollout_forward_batch_size: Positive = 64
+    response_length: Positive = 48
+    temperature: PositiveFloat = 1.0
+    kl_coef: NonNegativeFloat = 0.05
+    kl_estimator: Literal["k1"] = "k1"
+    cliprange: PositiveFloat = 0.2
+    cliprange_value: PositiveFloat = 0.2
+    vf_coef: NonNegativeFloat = 0.1
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    whiten_rewards: bool = False
+    missing_eos_penalty: NonNegativeFloat | None = 1.0
+    max_grad_norm: PositiveFloat = 1.0
+    adam_epsilon: PositiveFloat = 1e-5
+    lr_scheduler_type: Literal["linear", "constant"] = "linear"
+    value_warmup_updates: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_with_a_hint(cls, values: Any) -> Any:
+        names = cast(dict[str, Any], values) if isinstance(values, dict) else {}
+        for name in names:
+            if name in _TRL_NAMES_NOT_HONORED:
+                raise ValueError(f"{name} is not honored here: {_TRL_NAMES_NOT_HONORED[name]}")
+        if names.get("kl_estimator", "k1") != "k1":
+            raise ValueError(
+                f"kl_estimator {names['kl_estimator']!r} has almost no gradient near the "
+                "reference when it stands in the reward; only k1 is right there"
+            )
+        return cast(Any, values)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> PPOConfig:
+        if self.batch_size % self.num_mini_batches:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by "
+                f"num_mini_batches {self.num_mini_batches}"
+            )
+        minibatch_size = self.batch_size // self.num_mini_batches
+        if minibatch_size % (self.per_device_train_batch_size or minibatch_size):
+            raise ValueError(
+                f"a minibatch of {minibatch_size} episodes is not divisible by "
+                f"per_device_train_batch_size {self.per_device_train_batch_size}"
+            )
+        if self.total_episodes % self.batch_size:
+            raise ValueError(
+                f"total_episodes {self.total_episodes} is not divisible by "
+                f"batch_size {self.batch_size}"
+            )
+        return self
