@@ -102,11 +102,19 @@ def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
     if stage == "label" and config.label.file:
         files["file"] = root / _relative("label.file", config.label.file)
     if stage == "import_base" and config.import_base and config.import_base.path:
-        folder = root / _relative("import_base.path", config.import_base.path)
-        if not folder.is_dir():
-            raise UserError("import_base.path", f"{folder} is no folder.", "correct the path.")
-        files |= {f"path/{name}": folder / name for name in list_files(folder)}
+        files |= _files_below("import_base.path", root, config.import_base.path, "path")
+    if stage == "sample":
+        for index, policy in enumerate(config.sample.policies):
+            where = f"sample.policies.{index}.path"
+            files |= _files_below(where, root, policy.path, f"policies/{policy.name}")
     return files
+
+
+def _files_below(where: str, root: Path, path: str, name: str) -> dict[str, Path]:
+    folder = root / _relative(where, path)
+    if not folder.is_dir():
+        raise UserError(where, f"{folder} is no folder.", "correct the path.")
+    return {f"{name}/{file}": folder / file for file in list_files(folder)}
 
 
 def _text_sources(config: RunConfig) -> dict[str, TextSource]:

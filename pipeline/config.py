@@ -221,14 +221,39 @@ class SftSection(Section):
     checkpoint_every_steps: Positive = 500
 
 
-class SampleSection(Section):
-    """How responses are drawn for labeling."""
+class PolicySource(Section):
+    """Another policy for labeling: a model folder below ``data_root``, and its name in the labels.
 
-    responses_per_prompt: Annotated[int, Field(ge=2, le=9)] = 5
+    Such as ``{name: ppo-1, path: runs/round-1/ppo, responses_per_prompt: 2}``.
+    """
+
+    name: str
+    path: str
+    responses_per_prompt: Annotated[int, Field(ge=1, le=9)]
+
+
+class SampleSection(Section):
+    """How responses are drawn for labeling: from ``sft``, and from ``policies`` if there are any.
+
+    Each response keeps its policy's name; labelers do not see it.
+    """
+
+    responses_per_prompt: Annotated[int, Field(ge=0, le=9)] = 5
+    policies: list[PolicySource] = []
     max_response_tokens: Positive = 48
     temperature: PositiveFloat = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_rows: Positive = 256
+
+    @model_validator(mode="after")
+    def _two_to_nine_in_all(self) -> SampleSection:
+        counts = [self.responses_per_prompt, *(one.responses_per_prompt for one in self.policies)]
+        if not 2 <= sum(counts) <= 9:
+            raise ValueError(f"a prompt gets {sum(counts)} responses: labelers compare 2 to 9")
+        names = ["sft", *(policy.name for policy in self.policies)]
+        if len(set(names)) != len(names):
+            raise ValueError("two policies share a name (sft is this run's own)")
+        return self
 
 
 class LabelSection(Section):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import peft
 import torch
 import transformers
 from torch import Tensor
@@ -28,13 +27,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.checkpoints import LOG, keep_only, restore_log, seal, whole_snapshots
 from pipeline.config import SftSection
 from pipeline.errors import UserError
-from pipeline.lora import (
-    adapter_optimizer,
-    add_adapters,
-    load_embedding,
-    merge_adapters,
-    save_embedding,
-)
 from pipeline.model import GPT, from_gpt2_weights, load_gpt
 from pipeline.sft import SftRow, check_labels, collate
 from pipeline.tokenizer import Tokenizer
@@ -80,9 +72,10 @@ class _Reporter(TrainerCallback):
 class _Sealer(TrainerCallback):
     """Makes each checkpoint whole once every process has written its part."""
 
-    def __init__(self, run: Run, wait: Callable[[], None]) -> None:
+    def __init__(self, run: Run, wait: Callable[[], None], lora: bool) -> None:
         self.run = run
         self.wait = wait
+        self.lora = lora
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.wait()
@@ -90,7 +83,9 @@ class _Sealer(TrainerCallback):
             folder = self.run.checkpoints / f"checkpoint-{state.global_step}"
             if self.run.log.exists():
                 shutil.copyfile(self.run.log, folder / LOG)
-            if isinstance(kwargs["model"], peft.PeftModel):
+            if self.lora:
+                from pipeline.lora import save_embedding
+
                 save_embedding(kwargs["model"], folder)
             seal(folder, self.run.key, state.global_step, {})
         self.wait()
@@ -171,6 +166,8 @@ def make_trainer(
     )
     optimizer = None
     if section.lora:
+        from pipeline.lora import adapter_optimizer, add_adapters  # PEFT loads for seconds
+
         model = add_adapters(model, tokenizer, section.lora, arguments.seed)
         optimizer = adapter_optimizer(
             model, learning_rate=section.learning_rate, weight_decay=section.weight_decay
@@ -217,14 +214,17 @@ def fine_tune(
     arguments = trainer_arguments(section, step_count(len(training), section), run)
     trainer = make_trainer(base_folder, training, validation, tokenizer, section, arguments)
     trainer.add_callback(_Reporter(on_metrics, on_step))
-    trainer.add_callback(_Sealer(run, trainer.accelerator.wait_for_everyone))
+    wait = trainer.accelerator.wait_for_everyone
+    trainer.add_callback(_Sealer(run, wait, lora=section.lora is not None))
     whole = whole_snapshots(run.checkpoints, CHECKPOINTS, run.key)
-    trainer.accelerator.wait_for_everyone()
+    wait()
     if trainer.is_world_process_zero() and run.checkpoints.exists():
         keep_only(run.checkpoints, whole)
     if whole:
         restore_log(whole[0], run.log)
         if section.lora:
+            from pipeline.lora import load_embedding
+
             load_embedding(trainer.model, whole[0])  # pyright: ignore[reportArgumentType]
     # The first evaluation is left to train(): asked for before it, it would prepare the model in
     # its own way, and several processes would never exchange gradients.
@@ -232,6 +232,8 @@ def fine_tune(
     trainer.train(resume_from_checkpoint=str(whole[0]) if whole else None)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if section.lora:
+        from pipeline.lora import merge_adapters
+
         model = merge_adapters(model, adapter_folder)
     gpt = load_gpt(base_folder)
     gpt.load_state_dict(from_gpt2_weights(model.cpu().state_dict()))

@@ -61,7 +61,7 @@ def peak_flops(device: torch.device, precision: str) -> tuple[float, str]:
     while time.perf_counter() < end:
         started = time.perf_counter()
         torch.mm(a, a)
-        _synchronize(device)
+        synchronize(device)
         best = max(best, 2 * width**3 / (time.perf_counter() - started))
     return best, f"{precision} matrix products of width {width} on this {device.type}, measured"
 
@@ -86,6 +86,7 @@ class Speedometer:
         return {"tokens_per_second": speed, "mfu": speed * self._flops_per_token / self._peak}
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -2,7 +2,8 @@
 
 The architecture is GPT-2's: learned positions, pre-norm blocks, GELU (tanh form), output weights
 tied to the embedding. There is no dropout. Sequences are left-aligned: a token's position is its
-index and attention is causal, so real tokens never see the padding to their right.
+index and attention is causal, so real tokens never see the padding to their right. Only rows that
+are padded on the left need an ``attention_mask``.
 
 Shapes: B sequences, T tokens, C width, H heads, D = C/H, V vocabulary.
 """
@@ -66,18 +67,30 @@ class KVCache:
         self.lengths = self.lengths[rows]
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
     """(B, H, T, D): each token's average of the values at or before it, weighted by q · k.
 
+    ``visible`` (B, 1, T, T) is True where a query may look at a key, if that is not all before it.
     Vaswani et al. 2017, equation 1. torch's fused kernel does it, except in bf16 on a CPU, where
     its backward pass takes four times as long as these four lines.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
     T, D = q.shape[-2:]
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    seen = torch.ones(T, T, dtype=torch.bool).tril() if visible is None else visible
     scores = (q @ k.transpose(-1, -2)) * D**-0.5  # (B, H, T, T)
-    return scores.masked_fill(future, float("-inf")).softmax(-1).to(v.dtype) @ v
+    return scores.masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype) @ v
+
+
+def visible_keys(attention_mask: Tensor) -> Tensor:
+    """(B, 1, T, T) bool: the real tokens at or before each token, and the token itself.
+
+    A padding token sees itself, so that its row of weights is no division by zero.
+    """
+    T = attention_mask.shape[1]
+    causal = torch.ones(T, T, dtype=torch.bool, device=attention_mask.device).tril()
+    itself = torch.eye(T, dtype=torch.bool, device=attention_mask.device)
+    return (causal & attention_mask.bool()[:, None, None, :]) | itself
 
 
 class Attention(nn.Module):
@@ -94,7 +107,7 @@ class Attention(nn.Module):
         qkv = self.c_attn(x).view(B, T, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is None:
-            y = causal_attention(q, k, v)
+            y = causal_attention(q, k, v, mask)
         elif mask is None:  # the prompt: causal among its own tokens, remembered for later
             cache.keys[layer, :, :, :T], cache.values[layer, :, :, :T] = k, v
             y = causal_attention(q, k, v)
@@ -158,14 +171,25 @@ class GPT(nn.Module):
             std = 0.02 / math.sqrt(2 * self.config.layers)
             nn.init.normal_(module.c_proj.weight, std=std)
 
-    def hidden_states(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        cache: KVCache | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         """(B, T, C) after the final layer norm, for ids (B, T).
 
         With an empty cache the ids are prompts, and the caller sets ``cache.lengths`` afterwards.
         With a filled one they are one new token a row (T = 1), at the position the row has reached.
+        ``attention_mask`` (B, T) is True at real tokens, for rows padded on the left; positions
+        count from the first of them. It does not go with a cache.
         """
         T = input_ids.shape[1]
-        if cache is None or cache.filled == 0:
+        if attention_mask is not None:
+            assert cache is None, "a cache holds left-aligned rows"
+            position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+            mask = visible_keys(attention_mask)
+        elif cache is None or cache.filled == 0:
             position_ids = torch.arange(T, device=input_ids.device)
             mask = None
         else:
@@ -185,9 +209,9 @@ class GPT(nn.Module):
         """(..., V) for hidden states (..., C)."""
         return F.linear(hidden, self.wte.weight)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits (B, T, V): at index t, over the token at t + 1."""
-        return self.logits(self.hidden_states(input_ids))
+        return self.logits(self.hidden_states(input_ids, attention_mask=attention_mask))
 
     def parameter_count(self) -> int:
         """All parameters, the tied embedding once."""

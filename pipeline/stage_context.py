@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,7 @@ from pipeline.artifacts import (
 from pipeline.config import RunConfig
 from pipeline.environment import environment, peak_memory_bytes, reset_peak_memory
 from pipeline.errors import UserError
+from pipeline.precision import autocast_of, forget_accelerate, precision_of
 from pipeline.progress import Progress
 from pipeline.run_lock import run_lock
 
@@ -134,17 +135,11 @@ class StageContext:
     @functools.cached_property
     def precision(self) -> str:
         """``bf16`` or ``fp32``: the configured one; for ``auto``, bf16 where it is native."""
-        if self.config.precision != "auto":
-            return self.config.precision
-        return "bf16" if has_native_bf16(self.device) else "fp32"
+        return precision_of(self.config, self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A new context manager for forward passes in the run's precision."""
-        import torch
-
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return autocast_of(self.device, self.precision)()
 
     @functools.cached_property
     def accelerator(self) -> accelerate.Accelerator:
@@ -284,27 +279,6 @@ def seed_generators(seed: int) -> None:
         sys.modules["numpy"].random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
-
-
-def forget_accelerate() -> None:
-    """Lets the next Accelerator choose its precision although an earlier stage's had another.
-
-    Accelerate keeps the first one's settings for the whole process. One of several processes runs
-    a single stage and keeps its process group.
-    """
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 run in hardware on this device."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def names_hub(config: RunConfig) -> bool:

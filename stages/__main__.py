@@ -82,6 +82,16 @@ def validate_command(config: ConfigPath, overrides: Overrides = None, debug: Deb
     typer.echo(f"{config}: valid. {' → '.join(stages)}, into {run_folder_of(values)}")
 
 
+@app.command("plan")
+def plan_command(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Say what pretraining takes: parameters, memory, and time by a measurement of 5 seconds."""
+    values = load_config(config, overrides or [])
+    from stages.plan import plan
+
+    for name, value in plan(values):
+        typer.echo(f"{name:<22}{value}")
+
+
 @app.command("chat")
 def chat_command(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A model folder.")],

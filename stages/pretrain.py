@@ -33,6 +33,7 @@ from pipeline.data import (
 from pipeline.errors import UserError
 from pipeline.flops import Speedometer, peak_flops, training_flops_per_token
 from pipeline.model import GPT, GPTConfig, save_gpt
+from pipeline.planning import part_rows
 from pipeline.pretraining import batch_of, evaluate, flat_metrics, next_token_loss
 from pipeline.records import CopyProbe, read_rows
 from pipeline.stage_context import StageContext, open_stage
@@ -55,9 +56,8 @@ def run(config: RunConfig, run_folder: Path) -> None:
     with open_stage("pretrain", config, run_folder) as stage:
         cache = Cache(run_folder / TOKENS_CACHE)
         sources = load_sources(stage.input("data"), stage.data_root)
-        with stage.accelerator.main_process_first():
-            tokenizer = trained_tokenizer(sources, section.vocab_size, cache)
-            tokenized = tokenize_sources(sources, tokenizer, section.row_tokens, cache)
+        tokenizer = trained_tokenizer(sources, section.vocab_size, cache)
+        tokenized = tokenize_sources(sources, tokenizer, section.row_tokens, cache)
         packed = [source.train.rows for source in tokenized]
         heldout = {
             source.name: source.heldout.rows for source in tokenized if source.heldout.documents
@@ -107,7 +107,7 @@ def train(
     """The training steps: step i takes the i-th batch of rows of the mixture's schedule."""
     accelerator = stage.accelerator
     processes, process = accelerator.num_processes, accelerator.process_index
-    rows = section.per_device_batch_rows or section.batch_rows // processes
+    rows = part_rows(section, processes)
     accumulation = section.batch_rows // (rows * processes)
     loss_of = torch.compile(next_token_loss) if section.compile else next_token_loss
     shared = accelerator.prepare_model(model)  # processes share their gradients

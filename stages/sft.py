@@ -15,9 +15,10 @@ from pathlib import Path
 from pipeline.config import RunConfig, SftSection
 from pipeline.fine_tuning import Run, fine_tune, step_count
 from pipeline.model import read_gpt_config, save_gpt
+from pipeline.precision import forget_accelerate
 from pipeline.records import Demonstration, read_rows
 from pipeline.sft import SftRow, encode_demonstrations, validation_prompts
-from pipeline.stage_context import StageContext, forget_accelerate, open_stage
+from pipeline.stage_context import StageContext, open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 

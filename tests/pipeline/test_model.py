@@ -71,6 +71,42 @@ def test_transformers_model_gives_the_same_logits_and_gradients_here(ids):
         torch.testing.assert_close(ours[name], expected_grad, atol=1e-3, rtol=1e-4)
 
 
+def test_left_padding_gives_the_logits_and_gradients_of_transformers(ids):
+    theirs = GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_positions=24, n_layer=3, n_head=4, n_embd=32, resid_pdrop=0)
+    ).eval()
+    spread_out(theirs)
+    gpt = GPT(CONFIG)
+    gpt.load_state_dict(from_gpt2_weights(theirs.state_dict()))
+    mask = torch.ones_like(ids)
+    for row, padding in enumerate((0, 5, 23)):
+        mask[row, :padding] = 0
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    expected = theirs(ids, attention_mask=mask, position_ids=position_ids).logits[mask.bool()]
+    logits = gpt(ids, attention_mask=mask.bool())[mask.bool()]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    logits.logsumexp(-1).sum().backward()
+    expected.logsumexp(-1).sum().backward()
+    ours = {name: weight.grad for name, weight in gpt.named_parameters()}
+    theirs_grads = {name: w.grad for name, w in theirs.named_parameters() if w.grad is not None}
+    for name, expected_grad in from_gpt2_weights(theirs_grads).items():
+        torch.testing.assert_close(ours[name], expected_grad, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_row_padded_on_the_left_is_the_row_alone(ids, precision):
+    gpt = GPT(CONFIG)
+    spread_out(gpt)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, :9] = False
+    tolerance = 1e-5 if precision == torch.float32 else 0.5
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        padded = gpt(ids, attention_mask=mask)[1, 9:].float()
+        alone = gpt(ids[1:2, 9:])[0].float()
+    assert padded.isfinite().all()
+    torch.testing.assert_close(padded, alone, atol=tolerance, rtol=0)
+
+
 def test_save_and_load_are_exact(tmp_path, tokenizer, ids):
     gpt = GPT(GPTConfig(tokenizer.vocab_size, 24, 3, 4, 32))
     save_gpt(gpt, tmp_path, tokenizer)

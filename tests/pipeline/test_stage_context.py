@@ -18,11 +18,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from pipeline import stage_context
+from pipeline import precision as precision_module
 from pipeline.artifacts import read_manifest, verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.stage_context import derive_seed, forget_accelerate, names_hub, open_stage
+from pipeline.precision import forget_accelerate
+from pipeline.stage_context import derive_seed, names_hub, open_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -304,7 +305,7 @@ def test_metrics_are_json_lines_even_when_a_number_is_none(run: Path) -> None:
 def test_autocast_follows_the_configured_precision(
     run: Path, monkeypatch: pytest.MonkeyPatch, precision: str, native: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(stage_context, "has_native_bf16", lambda device: native)
+    monkeypatch.setattr(precision_module, "has_native_bf16", lambda device: native)
     with open_stage("data", make_config(precision=precision), run) as stage:
         ones = torch.ones(2, 2, device=stage.device)
         with stage.autocast():
@@ -319,7 +320,7 @@ def test_autocast_follows_the_configured_precision(
 def test_native_bf16_on_a_cpu_is_what_the_kernel_says() -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     expected = "avx512_bf16" in flags or "amx_bf16" in flags
-    assert stage_context.has_native_bf16(torch.device("cpu")) == expected
+    assert precision_module.has_native_bf16(torch.device("cpu")) == expected
 
 
 def test_the_accelerator_is_on_the_device_and_leaves_precision_to_autocast(run: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.model import load_gpt, save_gpt
 from pipeline.records import Prompt, SampleSet, read_rows, write_rows
 from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.tokenizer import Tokenizer
@@ -36,6 +37,7 @@ def run_stage(tmp_path: Path, tiny_model_folder: Path, publish_folder: Publish) 
         prompts: list[Prompt] = PROMPTS,
         seed: int = 7,
         precision: str = "fp32",
+        data_root: str = ".",
         **section: Any,
     ) -> Any:
         folder = tmp_path / name
@@ -45,6 +47,7 @@ def run_stage(tmp_path: Path, tiny_model_folder: Path, publish_folder: Publish) 
         publish_folder(folder / "data", lambda to: write_rows(to / "prompts.jsonl", prompts))
         values = {"responses_per_prompt": 3, "max_response_tokens": 12, "temperature": 0.9}
         config = {"data": {"tinyworld": {}}, "pretrain": {}, "seed": seed, "precision": precision}
+        config["data_root"] = data_root
         sample.run(RunConfig.model_validate(config | {"sample": values | section}), folder)
         return read_rows(folder / "samples" / "samples.jsonl", SampleSet)
 
@@ -87,6 +90,55 @@ def test_other_prompts_their_order_and_the_batch_size_change_nothing(run_stage: 
 def test_more_responses_keep_the_first_ones(run_stage: RunStage) -> None:
     three, five = run_stage("three"), run_stage("five", responses_per_prompt=5)
     assert [row.responses for row in three] == [row.responses[:3] for row in five]
+
+
+def test_several_policies_answer_and_each_response_keeps_its_own(
+    run_stage: RunStage, tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    other = load_gpt(tiny_model_folder)
+    with torch.no_grad():
+        other.wte.weight.mul_(3.0)
+    save_gpt(other, tmp_path / "models" / "round-1", tiny_tokenizer)
+    source = {"name": "ppo-1", "path": "models/round-1", "responses_per_prompt": 2}
+    alone = run_stage("alone")
+    sets = run_stage("both", data_root=str(tmp_path), policies=[source])
+    for one, both in zip(alone, sets, strict=True):
+        assert [r.policy for r in both.responses] == ["sft"] * 3 + ["ppo-1"] * 2
+        assert both.responses[:3] == one.responses  # another policy changes nothing of ours
+        assert len({r.response_id for r in both.responses}) == 5
+    chosen = sets[0].responses[3]
+    generation = generate(
+        other,
+        [tiny_tokenizer.encode_prompt(sets[0].prompt)],
+        [chosen.seed],
+        SamplingSettings(12, temperature=0.9),
+        tiny_tokenizer,
+    )
+    assert response_texts(generation, tiny_tokenizer) == [chosen.text]
+    only = run_stage("only", data_root=str(tmp_path), policies=[source], responses_per_prompt=0)
+    assert [r for row in only for r in row.responses] == [
+        r for row in sets for r in row.responses[3:]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"responses_per_prompt": 1}, "gets 1 responses"),
+        ({"policies": [{"name": "a", "path": "a", "responses_per_prompt": 7}]}, "gets 10"),
+        ({"policies": [{"name": "sft", "path": "a", "responses_per_prompt": 1}]}, "share a name"),
+    ],
+)
+def test_impossible_sets_are_refused(section: dict[str, Any], message: str) -> None:
+    values = {"responses_per_prompt": 3} | section
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({"data": {"tinyworld": {}}, "pretrain": {}, "sample": values})
+
+
+def test_a_policy_that_is_not_there_is_one_line(run_stage: RunStage) -> None:
+    source = {"name": "gone", "path": "models/gone", "responses_per_prompt": 1}
+    with pytest.raises(UserError, match=r"sample\.policies\.0\.path: .*is no folder"):
+        run_stage("run", policies=[source])
 
 
 def test_equal_texts_have_ids_of_their_own(run_stage: RunStage) -> None:
