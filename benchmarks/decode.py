@@ -77,7 +77,8 @@ def compare(case: Case, runs: int) -> dict[str, float]:
         torch.randint(4, 260, (low + i * (high - low) // (case.rows - 1),), generator=generator)
         for i in range(case.rows)
     ]
-    theirs = as_transformers(model, tokenizer).to(device).eval()
+    theirs: Any = as_transformers(model, tokenizer)
+    theirs.to(device).eval()
     model = model.to(device).eval()
     settings = SamplingSettings(case.response_tokens, batch_rows=case.rows)
     ids = [prompt.tolist() for prompt in prompts]

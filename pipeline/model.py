@@ -49,22 +49,37 @@ class GPTConfig:
 class KVCache:
     """Keys and values of the tokens seen so far, so that a new token costs one position's work.
 
-    ``lengths`` (B,) counts the real tokens of each row. Slots at or beyond a row's length hold
-    whatever the padding left there; they are masked until a real token overwrites them.
+    A prompt of n tokens lies in the first n slots of its row. New tokens share a slot: the first
+    ones that of index Q, the longest prompt's length, whatever the rows' own lengths. The slots
+    between are masked; a token's position is ``lengths``, not its slot.
+
+    Args:
+        lengths: (B,) tokens of each prompt.
+        tokens: slots a row: the longest prompt and all tokens to come.
     """
 
-    def __init__(self, config: GPTConfig, rows: int, tokens: int, like: Tensor) -> None:
-        shape = (config.layers, rows, config.heads, tokens, config.width // config.heads)
-        self.keys = like.new_zeros(shape)  # (layers, B, H, T, D)
-        self.values = like.new_zeros(shape)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
-        self.filled = 0  # slots in use by the longest row
+    def __init__(self, config: GPTConfig, lengths: Tensor, tokens: int, like: Tensor) -> None:
+        layers, B, H, D = config.layers, len(lengths), config.heads, config.width // config.heads
+        # Keys lie transposed: a query's scores read them in the order they have in memory.
+        self.keys = like.new_empty(layers, B, H, D, tokens)
+        self.values = like.new_empty(layers, B, H, tokens, D)
+        self.lengths = lengths  # tokens of each row so far: the position of its next token
+        self.filled = 0  # slots in use
+        # Added to attention's scores: 0 at slots that are visible, −inf at a prompt's padding.
+        self.bias = like.new_zeros(len(lengths), 1, 1, tokens)
+
+    def hide_padding(self, Q: int) -> None:
+        """Masks the slots of Q that a row's prompt does not reach."""
+        padding = torch.arange(Q, device=self.lengths.device) >= self.lengths[:, None]
+        self.bias[:, 0, 0, :Q] = self.bias.new_zeros(()).masked_fill(padding, float("-inf"))
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but those indexed, which move together in the given order."""
-        self.keys = self.keys[:, rows]
-        self.values = self.values[:, rows]
-        self.lengths = self.lengths[rows]
+        """Drops all rows but those indexed (ascending), which move together in place."""
+        count, filled = len(rows), self.filled
+        self.keys[:, :count, ..., :filled] = self.keys[:, rows, ..., :filled]
+        self.values[:, :count, :, :filled] = self.values[:, rows, :, :filled]
+        self.keys, self.values = self.keys[:, :count], self.values[:, :count]
+        self.bias, self.lengths = self.bias[rows], self.lengths[rows]
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -109,15 +124,13 @@ class Attention(nn.Module):
         if cache is None:
             y = causal_attention(q, k, v, mask)
         elif mask is None:  # the prompt: causal among its own tokens, remembered for later
-            cache.keys[layer, :, :, :T], cache.values[layer, :, :, :T] = k, v
+            cache.keys[layer, ..., :T], cache.values[layer, :, :, :T] = k.transpose(-1, -2), v
             y = causal_attention(q, k, v)
-        else:  # one new token a row, written where the row ends
-            rows = torch.arange(B, device=x.device)
-            cache.keys[layer, rows, :, cache.lengths] = k[:, :, 0]
-            cache.values[layer, rows, :, cache.lengths] = v[:, :, 0]
-            keys = cache.keys[layer, :, :, : cache.filled]
-            values = cache.values[layer, :, :, : cache.filled]
-            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        else:  # one new token a row, in the last slot
+            last = cache.filled - 1
+            cache.keys[layer, ..., last], cache.values[layer, :, :, last] = k[:, :, 0], v[:, :, 0]
+            scores = (q @ cache.keys[layer, ..., : cache.filled]) * k.shape[-1] ** -0.5 + mask
+            y = scores.softmax(-1) @ cache.values[layer, :, :, : cache.filled]
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -179,8 +192,8 @@ class GPT(nn.Module):
     ) -> Tensor:
         """(B, T, C) after the final layer norm, for ids (B, T).
 
-        With an empty cache the ids are prompts, and the caller sets ``cache.lengths`` afterwards.
-        With a filled one they are one new token a row (T = 1), at the position the row has reached.
+        With an empty cache the ids are its prompts, padded on the right. With a filled one they
+        are one new token a row (T = 1), at the position the row has reached.
         ``attention_mask`` (B, T) is True at real tokens, for rows padded on the left; positions
         count from the first of them. It does not go with a cache.
         """
@@ -192,17 +205,17 @@ class GPT(nn.Module):
         elif cache is None or cache.filled == 0:
             position_ids = torch.arange(T, device=input_ids.device)
             mask = None
+            if cache is not None:
+                cache.hide_padding(T)
+                cache.filled = T
         else:
             position_ids = cache.lengths[:, None]
             cache.filled += 1
-            slots = torch.arange(cache.filled, device=input_ids.device)
-            mask = (slots <= position_ids)[:, None, None]  # (B, 1, 1, filled)
+            cache.lengths = cache.lengths + 1
+            mask = cache.bias[..., : cache.filled]
         x = self.wte(input_ids) + self.wpe(position_ids)
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)
-        if cache is not None:
-            cache.filled = max(cache.filled, T)
-            cache.lengths = cache.lengths + T
         return self.ln_f(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.model import GPT, KVCache
 from pipeline.tokenizer import Tokenizer
 
-COMPACT_EVERY_STEPS = 4
+LOOK_EVERY_STEPS = 4  # asking whether rows have ended costs a synchronization on a GPU
+COMPACT_BELOW = 0.75  # moving rows together costs a copy of the cache: not for a few that ended
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,14 @@ def generate(
         batch = [prompt_ids[row] for row in rows]
         uniforms = row_uniforms([seeds[row] for row in rows], R).to(device)
         index = torch.tensor(rows, device=device)
-        for step, active, tokens, chosen in _decode(model, batch, uniforms, settings, tokenizer):
+        for step, active, running, tokens, chosen in _decode(
+            model, batch, uniforms, settings, tokenizer
+        ):
             target = index[active]
-            ids[target, step] = tokens
-            logprobs[target, step] = chosen
-            lengths[target] = step + 1
-            finished[target] = tokens == tokenizer.eos_id
+            ids[target, step] = tokens.where(running, tokenizer.pad_id)
+            logprobs[target, step] = chosen.where(running, 0.0)
+            lengths[target] += running
+            finished[target] |= running & (tokens == tokenizer.eos_id)
         if on_batch is not None:
             on_batch(len(rows))
     return Generation(ids, lengths, finished, logprobs)
@@ -135,38 +138,38 @@ def _decode(
     uniforms: Tensor,
     settings: SamplingSettings,
     tokenizer: Tokenizer,
-) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Yields (step, rows still active, their new tokens, the tokens' log-probs) until all ended."""
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    """Yields step by step, until all rows have ended: step, the rows that are still decoded, which
+    of them still run, and for each of them a token and its log-prob, void where it has ended.
+    """
     device = uniforms.device
     prompt_lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-    Q = int(prompt_lengths.max())
+    Q, R = int(prompt_lengths.max()), settings.max_response_tokens
     prompts = torch.full((len(prompt_ids), Q), tokenizer.pad_id, dtype=torch.long)
     for row, ids in enumerate(prompt_ids):
         prompts[row, : len(ids)] = torch.tensor(ids)
-    cache = KVCache(
-        model.config, len(prompt_ids), Q + settings.max_response_tokens, model.wte.weight
-    )
+    cache = KVCache(model.config, prompt_lengths, Q + R, model.wte.weight)
     hidden = model.hidden_states(prompts.to(device), cache)
-    cache.lengths = prompt_lengths
     active = torch.arange(len(prompt_ids), device=device)
     last = hidden[active, prompt_lengths - 1]  # (B, C)
     running = torch.ones_like(active, dtype=torch.bool)
-    for step in range(settings.max_response_tokens):
+    for step in range(R):
         logits = model.logits(last)
         logits = policy_logits(logits, settings.temperature, tokenizer.never_sampled_ids)
         logprobs = logits.log_softmax(-1)  # (B, V)
         tokens = draw(nucleus(logprobs.exp(), settings.top_p), uniforms[active, step])
         chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
-        yield step, active[running], tokens[running], chosen[running]
+        yield step, active, running, tokens, chosen
         running = running & (tokens != tokenizer.eos_id)
-        if step % COMPACT_EVERY_STEPS == COMPACT_EVERY_STEPS - 1:
-            # Asking whether rows have ended costs a synchronization on a GPU: not every step.
-            if not bool(running.any()):
+        if step % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
+            left = int(running.sum())
+            if left == 0:
                 return
-            kept = running.nonzero().squeeze(-1)
-            cache.keep(kept)
-            active, tokens, running = active[kept], tokens[kept], running[kept]
-        if step + 1 < settings.max_response_tokens:
+            if left <= COMPACT_BELOW * len(running):
+                kept = running.nonzero().squeeze(-1)
+                cache.keep(kept)
+                active, tokens, running = active[kept], tokens[kept], running[kept]
+        if step + 1 < R:
             last = model.hidden_states(tokens[:, None], cache)[:, 0]
 
 
@@ -205,8 +208,8 @@ def stream(
     check_context(model, [prompt_ids], settings.max_response_tokens)
     uniforms = row_uniforms([seed], settings.max_response_tokens).to(model.wte.weight.device)
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    for _, _, tokens, _ in _decode(model, [prompt_ids], uniforms, settings, tokenizer):
-        piece = utf8.decode(tokenizer.decode_bytes(tokens.tolist()))
+    for _, _, running, tokens, _ in _decode(model, [prompt_ids], uniforms, settings, tokenizer):
+        piece = utf8.decode(tokenizer.decode_bytes(tokens[running].tolist()))
         if piece:
             yield piece
     rest = utf8.decode(b"", final=True)

@@ -57,6 +57,15 @@ def tiny_gpt(tiny_model_folder: Path) -> GPT:
     return load_gpt(tiny_model_folder)
 
 
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of real public data that ALIGN_DATA_ROOT names; without it the test is skipped."""
+    root = os.environ.get("ALIGN_DATA_ROOT")
+    if root is None or not Path(root).is_dir():
+        pytest.skip("ALIGN_DATA_ROOT names no folder of public data")
+    return Path(root)
+
+
 Publish = Callable[[Path, Callable[[Path], object]], None]
 
 

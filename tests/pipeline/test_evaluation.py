@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,6 @@ from pipeline.evaluation import (
     tango_interval,
     win_rate,
 )
-
-DATA_ROOT = Path(
-    os.environ.get("ALIGN_DATA_ROOT", Path(__file__).parents[2].parent / "shared" / "data")
-)
-
 
 # --- means ------------------------------------------------------------------------------------
 
@@ -201,10 +195,8 @@ def test_distinct_share_counts_texts() -> None:
 # --- Bradley-Terry ----------------------------------------------------------------------------
 
 
-def test_bradley_terry_reaches_the_published_estimate() -> None:
-    path = DATA_ROOT / "metrics" / "bradley_terry_example.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is not here: set ALIGN_DATA_ROOT")
+def test_bradley_terry_reaches_the_published_estimate(data_root: Path) -> None:
+    path = data_root / "metrics" / "bradley_terry_example.json"
     example = json.loads(path.read_text(encoding="utf-8"))
     names = [str(i) for i in range(example["n_items"])]
     comparisons = {(str(winner), str(loser)): (1, 0, 0) for winner, loser in example["data"]}

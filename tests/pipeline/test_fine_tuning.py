@@ -63,6 +63,7 @@ def test_the_trainers_loss_is_cross_entropy_over_response_tokens(
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_repeats_and_loads(
     rows: list[SftRow],
     tiny_tokenizer: Tokenizer,
@@ -174,6 +175,7 @@ def same(ours: GPT | None, theirs: GPT | None) -> bool:
     return all(torch.equal(weight, weights[name]) for name, weight in ours.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoraSection(rank=4)])
 def test_a_killed_run_ends_with_the_same_bits(
     rows: list[SftRow],
@@ -193,6 +195,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert resumed_log == logged
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_whole_or_another_runs_is_passed_over(
     rows: list[SftRow], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +211,7 @@ def test_a_checkpoint_that_is_not_whole_or_another_runs_is_passed_over(
     assert steps[0] == 1
 
 
+@pytest.mark.slow
 def test_adapters_are_kept_and_merged(
     rows: list[SftRow], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -236,6 +240,7 @@ def test_adapters_are_kept_and_merged(
         torch.testing.assert_close(gpt(ids), theirs(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_train_as_the_whole(
     rows: list[SftRow], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:

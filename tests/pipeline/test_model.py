@@ -126,9 +126,8 @@ def test_cache_gives_the_logits_of_the_whole_sequence_on_ragged_rows():
     for row, (ids, length) in enumerate(zip(rows, lengths, strict=True)):
         prompts[row, :length] = ids[:length]
     with torch.no_grad():
-        cache = KVCache(CONFIG, rows=3, tokens=13, like=gpt.wte.weight)
+        cache = KVCache(CONFIG, torch.tensor(lengths), tokens=13, like=gpt.wte.weight)
         gpt.hidden_states(prompts, cache)
-        cache.lengths = torch.tensor(lengths)
         for step in range(6):
             new = torch.stack(
                 [ids[length + step] for ids, length in zip(rows, lengths, strict=True)]

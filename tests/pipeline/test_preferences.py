@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import combinations
 from pathlib import Path
 
@@ -26,9 +25,6 @@ from pipeline.preferences import (
 )
 from pipeline.records import RankedResponse, Ranking
 
-DATA_ROOT = Path(
-    os.environ.get("ALIGN_DATA_ROOT", Path(__file__).parents[2] / ".." / "shared" / "data")
-)
 RANKS = st.lists(st.integers(1, 9), min_size=2, max_size=9)
 
 
@@ -228,10 +224,10 @@ def test_agreement_that_cannot_be_measured_is_none(rankings: list[Ranking]) -> N
         ("Krippendorff2004_p230_missing", "nominal", 3),
     ],
 )
-def test_alpha_of_published_examples(example: str, level: str, digits: int) -> None:
-    path = DATA_ROOT / "metrics" / "agreement_examples.json"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent: set ALIGN_DATA_ROOT to the folder with public data")
+def test_alpha_of_published_examples(
+    data_root: Path, example: str, level: str, digits: int
+) -> None:
+    path = data_root / "metrics" / "agreement_examples.json"
     case = json.loads(path.read_text())[example]
     alpha = krippendorff_alpha(case["items"], level)  # pyright: ignore[reportArgumentType]
     assert alpha is not None

@@ -1,6 +1,6 @@
 """Byte-level BPE with marks that text cannot forge, against a trainer by brute force.
 
-Set ALIGN_TEST_DATA to a folder with ``tokenizer/bpe_corpus.en`` and its reference merges to also
+Set ALIGN_DATA_ROOT to a folder with ``tokenizer/bpe_corpus.en`` and its reference merges to also
 train on real text.
 """
 
@@ -38,12 +38,6 @@ TEXTS = ["the fox met the owl by the river. the owl sang to the fox."] * 4
 TOKENIZER = train_tokenizer(TEXTS, 300)
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 IDS = st.lists(st.integers(0, TOKENIZER.vocab_size - 1))
-
-TEST_DATA = os.environ.get("ALIGN_TEST_DATA")
-needs_data = pytest.mark.skipif(
-    TEST_DATA is None, reason="ALIGN_TEST_DATA names no folder with tokenizer/bpe_corpus.en"
-)
-
 
 # --- encoding and decoding ------------------------------------------------------------------------
 
@@ -181,9 +175,9 @@ def test_training_is_greedy_merging_of_the_most_frequent_pair(seed: int) -> None
     assert merges_of(tokenizer) != brute_force_merges(text, 60, greatest_bytes)
 
 
-@needs_data
-def test_training_on_real_text_gives_the_reference_merges_up_to_ties() -> None:
-    folder = Path(TEST_DATA or "") / "tokenizer"
+@pytest.mark.slow
+def test_training_on_real_text_gives_the_reference_merges_up_to_ties(data_root: Path) -> None:
+    folder = data_root / "tokenizer"
     text = (folder / "bpe_corpus.en").read_text(encoding="utf-8")
     lines = (folder / "bpe_train-bpe-reference-merges.txt").read_text(encoding="utf-8")
     reference = [tuple(line.split(" ")) for line in lines.splitlines()]

@@ -1,13 +1,12 @@
 """Vocabularies that others trained, against GPT-2's algorithm written out.
 
-Set ALIGN_TEST_DATA to a folder with ``tokenizer/gpt2_encoder.json``, ``gpt2_vocab.bpe`` and
+Set ALIGN_DATA_ROOT to a folder with ``tokenizer/gpt2_encoder.json``, ``gpt2_vocab.bpe`` and
 ``gpt2_vectors.jsonl`` to also check OpenAI's own files.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,11 +24,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from pipeline.errors import UserError
 from pipeline.tokenizer import END, SPECIAL_TOKENS, Tokenizer, train_tokenizer
 from pipeline.tokenizer_files import load_tokenizer_backend
-
-TEST_DATA = os.environ.get("ALIGN_TEST_DATA")
-needs_data = pytest.mark.skipif(
-    TEST_DATA is None, reason="ALIGN_TEST_DATA names no folder with tokenizer/gpt2_encoder.json"
-)
 
 SENTENCE = "The fox's kite isn't red: they'll fly 12 kites, über 漢字 and 🙂🙂.\n\n  Don't!"
 # Words in which the order of merges matters: most of their pairs have a merge.
@@ -154,9 +148,8 @@ def test_windows_line_endings_are_read(tmp_path: Path) -> None:
     assert imported(tmp_path).encode(SENTENCE) == list(gpt2_ids(SENTENCE))
 
 
-@needs_data
-def test_gpt2s_own_files_give_its_published_encodings(tmp_path: Path) -> None:
-    data = Path(TEST_DATA or "") / "tokenizer"
+def test_gpt2s_own_files_give_its_published_encodings(data_root: Path, tmp_path: Path) -> None:
+    data = data_root / "tokenizer"
     shutil.copy(data / "gpt2_encoder.json", tmp_path / "encoder.json")
     shutil.copy(data / "gpt2_vocab.bpe", tmp_path / "vocab.bpe")
     gpt2 = imported(tmp_path)

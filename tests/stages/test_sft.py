@@ -62,6 +62,7 @@ def test_publishes_a_hugging_face_folder_and_its_metrics(run_stage: RunStage) ->
     assert validation[-1] < validation[0]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_weights(run_stage: RunStage) -> None:
     def weights(name: str, seed: int) -> bytes:
         folder = run_stage(name, DEMONSTRATIONS, seed=seed)
@@ -71,6 +72,7 @@ def test_the_seed_decides_the_weights(run_stage: RunStage) -> None:
     assert weights("a", 1) != weights("c", 2)
 
 
+@pytest.mark.slow
 def test_bf16_trains_and_publishes_fp32(run_stage: RunStage) -> None:
     exact = load_gpt(run_stage("fp32", DEMONSTRATIONS)).state_dict()
     folder = run_stage("bf16", DEMONSTRATIONS, precision="bf16")
