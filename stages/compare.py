@@ -32,7 +32,7 @@ from pipeline.tinyworld import build_world, world_constants
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 1
+VERSION = 2
 CHECKPOINTS = ("base", "sft", "ppo")  # in the order of the chain
 
 

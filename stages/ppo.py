@@ -22,7 +22,7 @@ from pipeline.stage_context import open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 1
+VERSION = 2
 
 
 def run(config: RunConfig, run_folder: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.stage_context import StageContext, derive_seed, open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 1
+VERSION = 2
 OWN_POLICY = "sft"
 
 
