@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         fsync(self.folder)
-        keep_only(self.folder, whole_snapshots(self.folder, "step-*", self.key)[:KEPT])
+        keep_only(self.folder, newest_snapshots(self.folder, "step-*", self.key)[:KEPT])
 
     def latest(self) -> Snapshot | None:
         """The newest whole snapshot of this run, its metrics put back; None if there is none."""
@@ -66,10 +67,6 @@ class Checkpoints:
             tensors = safetensors.torch.load_file(path / TENSORS)
             return Snapshot(index["step"], tensors, index["values"])
         return None
-
-    def remove(self) -> None:
-        """Removes every snapshot."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def seal(folder: Path, key: str, step: int, values: Mapping[str, Any]) -> None:
@@ -84,15 +81,23 @@ def seal(folder: Path, key: str, step: int, values: Mapping[str, Any]) -> None:
     fsync(folder)
 
 
-def whole_snapshots(folder: Path, pattern: str, key: str) -> list[Path]:
-    """The undamaged snapshots of the run with this key, the newest first.
+def newest_snapshots(folder: Path, pattern: str, key: str) -> list[Path]:
+    """The sealed snapshots of the run with this key, the newest first; their bytes are not read.
 
     A snapshot's name ends with its step.
     """
-    steps = {path: path.name.rpartition("-")[2] for path in folder.glob(pattern)}
-    numbered = {path: int(step) for path, step in steps.items() if step.isdecimal()}
-    newest_first = sorted(numbered, key=lambda path: -numbered[path])
-    return [path for path in newest_first if _is_whole(path, key, numbered[path])]
+    sealed: dict[Path, int] = {}
+    for path in folder.glob(pattern):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            index = read_index(path)
+            if index["key"] == key and int(path.name.rpartition("-")[2]) == index["step"]:
+                sealed[path] = index["step"]
+    return sorted(sealed, key=lambda path: -sealed[path])
+
+
+def whole_snapshots(folder: Path, pattern: str, key: str) -> Iterator[Path]:
+    """Those of ``newest_snapshots`` that are undamaged; only what is asked for is read."""
+    return (path for path in newest_snapshots(folder, pattern, key) if _is_whole(path))
 
 
 def keep_only(folder: Path, kept: Sequence[Path]) -> None:
@@ -116,10 +121,10 @@ def restore_log(snapshot: Path, log: Path) -> None:
         shutil.copyfile(snapshot / LOG, log)
 
 
-def _is_whole(snapshot: Path, key: str, step: int) -> bool:
+def _is_whole(snapshot: Path) -> bool:
     try:
         index = read_index(snapshot)
-        return index == _index(snapshot, key, step, index["values"])
+        return index == _index(snapshot, index["key"], index["step"], index["values"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -216,20 +216,20 @@ def fine_tune(
     trainer.add_callback(_Reporter(on_metrics, on_step))
     wait = trainer.accelerator.wait_for_everyone
     trainer.add_callback(_Sealer(run, wait, lora=section.lora is not None))
-    whole = whole_snapshots(run.checkpoints, CHECKPOINTS, run.key)
+    whole = next(whole_snapshots(run.checkpoints, CHECKPOINTS, run.key), None)
     wait()
     if trainer.is_world_process_zero() and run.checkpoints.exists():
-        keep_only(run.checkpoints, whole)
+        keep_only(run.checkpoints, [whole] if whole else [])
     if whole:
-        restore_log(whole[0], run.log)
+        restore_log(whole, run.log)
         if section.lora:
             from pipeline.lora import load_embedding
 
-            load_embedding(trainer.model, whole[0])  # pyright: ignore[reportArgumentType]
+            load_embedding(trainer.model, whole)  # pyright: ignore[reportArgumentType]
     # The first evaluation is left to train(): asked for before it, it would prepare the model in
     # its own way, and several processes would never exchange gradients.
     trainer.args.eval_on_start = not whole
-    trainer.train(resume_from_checkpoint=str(whole[0]) if whole else None)
+    trainer.train(resume_from_checkpoint=str(whole) if whole else None)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if section.lora:
         from pipeline.lora import merge_adapters

@@ -39,10 +39,10 @@ class Plan:
         return self.tokens / self.parameters
 
 
-def size_of(section: PretrainSection) -> GPTConfig:
-    """The configured size, if the tokenizer fills its vocabulary."""
+def size_of(section: PretrainSection, vocab_size: int) -> GPTConfig:
+    """The configured size with so many embeddings: a tokenizer may not fill its vocabulary."""
     return GPTConfig(
-        section.vocab_size, section.context_tokens, section.layers, section.heads, section.width
+        vocab_size, section.context_tokens, section.layers, section.heads, section.width
     )
 
 
@@ -53,7 +53,7 @@ def part_rows(section: PretrainSection, processes: int) -> int:
 
 def make_plan(section: PretrainSection, processes: int, precision: str, fused: bool) -> Plan:
     """The plan of a section; ``fused`` where attention's weights are never stored (a GPU)."""
-    config = size_of(section)
+    config = size_of(section, section.vocab_size)
     tokens = section.steps * section.batch_rows * section.row_tokens
     return Plan(
         parameters=parameter_count(config),
@@ -106,7 +106,7 @@ def seconds_per_step(
     Parts of the batch and the optimizers are timed apart (the fastest of each), so that a step
     that takes minutes need not be waited for.
     """
-    model = GPT(size_of(section)).to(device)
+    model = GPT(size_of(section, section.vocab_size)).to(device)
     optimizers = make_optimizers(
         model,
         learning_rate=section.learning_rate,

@@ -225,7 +225,7 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
     started = datetime.now(UTC)
     reset_peak_memory()
     if _rank() > 0:
-        inputs = _checked_inputs(links, config, run_folder)
+        inputs = _checked_inputs(links, config, run_folder, every_byte=False)
         with tempfile.TemporaryDirectory() as scratch, sigterm_exits():
             stage = StageContext(links, config, run_folder, Path(scratch), inputs)
             seed_generators(stage.seed)
@@ -314,8 +314,10 @@ def _check_world_size(stage: str, config: RunConfig, world_size: int) -> None:
     )
 
 
-def _checked_inputs(links: chain.StageLinks, config: RunConfig, run_folder: Path) -> dict[str, str]:
-    """The hash of each input, after every byte of it was checked."""
+def _checked_inputs(
+    links: chain.StageLinks, config: RunConfig, run_folder: Path, every_byte: bool = True
+) -> dict[str, str]:
+    """The hash of each input, after every byte of it was checked: the leader does it for all."""
     inputs: dict[str, str] = {}
     for folder in links.reads:
         path = run_folder / folder
@@ -323,7 +325,7 @@ def _checked_inputs(links: chain.StageLinks, config: RunConfig, run_folder: Path
         if not path.exists():
             problem = f"is missing, and {links.stage} reads it."
             raise UserError(path, problem, f"run the stage {maker} first, or use align run.")
-        problem = verify(path)
+        problem = verify(path) if every_byte else None
         manifest = read_manifest(path)
         if problem is not None or manifest is None:
             raise corrupt_folder(path, problem or "manifest.json is damaged", maker)

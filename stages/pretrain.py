@@ -32,12 +32,11 @@ from pipeline.data import (
 )
 from pipeline.errors import UserError
 from pipeline.flops import Speedometer, peak_flops, training_flops_per_token
-from pipeline.model import GPT, GPTConfig, save_gpt
-from pipeline.planning import part_rows
+from pipeline.model import GPT, save_gpt
+from pipeline.planning import part_rows, size_of
 from pipeline.pretraining import batch_of, evaluate, flat_metrics, next_token_loss
 from pipeline.records import CopyProbe, read_rows
 from pipeline.stage_context import StageContext, open_stage
-from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, Schedule, fit, make_optimizers
 from stages.cli import stage_main
 
@@ -70,7 +69,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
         )
         write_mixture(stage, mixture_table(tokenized, schedule))
 
-        model = GPT(model_size(section, tokenizer)).to(stage.device)
+        model = GPT(size_of(section, tokenizer.vocab_size)).to(stage.device)
         probes = read_probes(stage)
         measure = functools.partial(
             evaluate, model, tokenizer, heldout, probes, section.row_tokens, stage.seed
@@ -83,17 +82,6 @@ def run(config: RunConfig, run_folder: Path) -> None:
         save_gpt(model, stage.output, tokenizer)
         check_copying(results.get("copy_accuracy"), section.copy_probe_minimum)
         cache.remove_unused()
-
-
-def model_size(section: PretrainSection, tokenizer: Tokenizer) -> GPTConfig:
-    """The configured size, with an embedding for each of the tokenizer's tokens."""
-    return GPTConfig(
-        tokenizer.vocab_size,
-        section.context_tokens,
-        section.layers,
-        section.heads,
-        section.width,
-    )
 
 
 def train(

@@ -69,8 +69,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
 
 def response_seed(seed: int, policy: str, prompt_id: str, k: int) -> int:
     """The seed of a policy's k-th response to a prompt: independent of all other responses."""
-    owner = "" if policy == OWN_POLICY else f"{policy}:"
-    return derive_seed(seed, f"{owner}{prompt_id}:{k}")
+    return derive_seed(seed, f"{policy}:{prompt_id}:{k}")
 
 
 def draw_responses(

@@ -99,12 +99,6 @@ def test_a_save_that_was_killed_halfway_leaves_the_last_one(snapshots: Checkpoin
     assert steps_in(snapshots.folder) == ["step-00000001", "step-00000003"]
 
 
-def test_removing_takes_all(snapshots: Checkpoints) -> None:
-    snapshots.save(1, TENSORS, {})
-    snapshots.remove()
-    assert not snapshots.folder.exists()
-
-
 def test_state_goes_into_plain_files_and_back(snapshots: Checkpoints) -> None:
     def made() -> tuple[torch.nn.Linear, list[torch.optim.Optimizer]]:
         model = torch.nn.Linear(3, 2)
