@@ -7,11 +7,9 @@ stage's key: a run whose config, seed or inputs changed never goes on from it. N
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,11 @@ import safetensors.torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.artifacts import file_sha256, fsync, hash_json, list_files
+from pipeline.artifacts import fsync
+from pipeline.sealed import seal, sealed_values, whole_values
 
 KEPT = 2  # the newest; the one before it serves when the newest is damaged
-TENSORS, LOG, INDEX = "state.safetensors", "metrics.jsonl", "snapshot.json"
+TENSORS, LOG = "state.safetensors", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Checkpoints:
         safetensors.torch.save_file(plain, temporary / TENSORS)
         if self.log.exists():
             shutil.copyfile(self.log, temporary / LOG)
-        seal(temporary, self.key, step, values)
+        seal_snapshot(temporary, self.key, step, values)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         fsync(self.folder)
@@ -62,23 +61,16 @@ class Checkpoints:
     def latest(self) -> Snapshot | None:
         """The newest whole snapshot of this run, its metrics put back; None if there is none."""
         for path in whole_snapshots(self.folder, "step-*", self.key):
-            index = read_index(path)
+            found = sealed_values(path) or {}
             restore_log(path, self.log)
             tensors = safetensors.torch.load_file(path / TENSORS)
-            return Snapshot(index["step"], tensors, index["values"])
+            return Snapshot(found["step"], tensors, found["values"])
         return None
 
 
-def seal(folder: Path, key: str, step: int, values: Mapping[str, Any]) -> None:
-    """Makes a snapshot's files durable and writes its index last: from now on it is whole."""
-    for name in list_files(folder):
-        fsync(folder / name)
-    index = json.dumps(_index(folder, key, step, dict(values)), indent=1)
-    unfinished = folder / f".{INDEX}.tmp"
-    unfinished.write_text(f"{index}\n", encoding="utf-8")
-    fsync(unfinished)
-    unfinished.rename(folder / INDEX)
-    fsync(folder)
+def seal_snapshot(folder: Path, key: str, step: int, values: Mapping[str, Any]) -> None:
+    """Makes a snapshot whole, when all else is in its folder: of which run it is, and where."""
+    seal(folder, {"key": key, "step": step, "values": dict(values)})
 
 
 def newest_snapshots(folder: Path, pattern: str, key: str) -> list[Path]:
@@ -86,18 +78,19 @@ def newest_snapshots(folder: Path, pattern: str, key: str) -> list[Path]:
 
     A snapshot's name ends with its step.
     """
-    sealed: dict[Path, int] = {}
+    steps: dict[Path, int] = {}
     for path in folder.glob(pattern):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            index = read_index(path)
-            if index["key"] == key and int(path.name.rpartition("-")[2]) == index["step"]:
-                sealed[path] = index["step"]
-    return sorted(sealed, key=lambda path: -sealed[path])
+        found = sealed_values(path) or {}
+        number = path.name.rpartition("-")[2]
+        if found.get("key") == key and number.isdecimal() and int(number) == found.get("step"):
+            steps[path] = int(number)
+    return sorted(steps, key=lambda path: -steps[path])
 
 
 def whole_snapshots(folder: Path, pattern: str, key: str) -> Iterator[Path]:
     """Those of ``newest_snapshots`` that are undamaged; only what is asked for is read."""
-    return (path for path in newest_snapshots(folder, pattern, key) if _is_whole(path))
+    newest = newest_snapshots(folder, pattern, key)
+    return (path for path in newest if whole_values(path) is not None)
 
 
 def keep_only(folder: Path, kept: Sequence[Path]) -> None:
@@ -109,30 +102,11 @@ def keep_only(folder: Path, kept: Sequence[Path]) -> None:
             path.unlink()
 
 
-def read_index(snapshot: Path) -> dict[str, Any]:
-    """What a snapshot says of itself: key, step, values, and its files' hashes."""
-    return json.loads((snapshot / INDEX).read_text(encoding="utf-8"))
-
-
 def restore_log(snapshot: Path, log: Path) -> None:
     """Puts the metrics back as they were when the snapshot was taken."""
     log.unlink(missing_ok=True)
     if (snapshot / LOG).exists():
         shutil.copyfile(snapshot / LOG, log)
-
-
-def _is_whole(snapshot: Path) -> bool:
-    try:
-        index = read_index(snapshot)
-        return index == _index(snapshot, index["key"], index["step"], index["values"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _index(folder: Path, key: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
-    files = {name: file_sha256(folder / name) for name in list_files(folder) if name != INDEX}
-    index = {"key": key, "step": step, "values": values, "files": files}
-    return {**index, "checksum": hash_json(index)}
 
 
 def training_state(

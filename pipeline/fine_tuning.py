@@ -24,7 +24,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from pipeline.checkpoints import LOG, keep_only, restore_log, seal, whole_snapshots
+from pipeline.checkpoints import LOG, keep_only, restore_log, seal_snapshot, whole_snapshots
 from pipeline.config import SftSection
 from pipeline.errors import UserError
 from pipeline.model import GPT, from_gpt2_weights, load_gpt
@@ -87,7 +87,7 @@ class _Sealer(TrainerCallback):
                 from pipeline.lora import save_embedding
 
                 save_embedding(kwargs["model"], folder)
-            seal(folder, self.run.key, state.global_step, {})
+            seal_snapshot(folder, self.run.key, state.global_step, {})
         self.wait()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Generator
@@ -12,9 +11,9 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from pipeline.artifacts import file_sha256, fsync, hash_json, list_files
+from pipeline.artifacts import fsync
+from pipeline.sealed import seal, whole_values
 
-INDEX = "index.json"
 LOCK = ".lock"
 
 Values = dict[str, JsonValue]
@@ -38,8 +37,10 @@ class Cache:
         final = self.folder / key
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            values = _read_values(final)
-            return final, self._made(final, make) if values is None else values
+            found = whole_values(final)
+            if found is not None and found["key"] == key:
+                return final, found["values"]
+            return final, self._made(final, make)
 
     def remove_unused(self) -> None:
         """Removes what was not asked for, and what killed processes left."""
@@ -56,7 +57,7 @@ class Cache:
         temporary.mkdir()
         try:
             values = make(temporary)
-            _write_index(temporary, final.name, values)
+            seal(temporary, {"key": final.name, "values": values})
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             fsync(final.parent)
@@ -69,30 +70,3 @@ class Cache:
         with (self.folder / LOCK).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _read_values(folder: Path) -> Values | None:
-    """The values in a folder's index; None where it is not whole."""
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        whole = index == _index(folder, folder.name, index["values"])
-        return index["values"] if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_index(folder: Path, key: str, values: Values) -> None:
-    index = json.dumps(_index(folder, key, values), indent=1) + "\n"
-    (folder / INDEX).write_text(index, encoding="utf-8")
-    for path in [*folder.iterdir(), folder]:
-        fsync(path)
-
-
-def _index(folder: Path, key: str, values: Values) -> dict[str, JsonValue]:
-    files: dict[str, JsonValue] = {
-        name: {"size": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)}
-        for name in list_files(folder)
-        if name != INDEX
-    }
-    index: dict[str, JsonValue] = {"key": key, "values": values, "files": files}
-    return {**index, "checksum": hash_json(index)}

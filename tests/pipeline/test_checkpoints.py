@@ -61,12 +61,12 @@ def flip(path: Path) -> None:
     [
         lambda folder: flip(folder / "state.safetensors"),
         lambda folder: (folder / "state.safetensors").unlink(),
-        lambda folder: (folder / "snapshot.json").unlink(),
-        lambda folder: (folder / "snapshot.json").write_text("{"),
+        lambda folder: (folder / "index.json").unlink(),
+        lambda folder: (folder / "index.json").write_text("{"),
         lambda folder: (folder / "extra").touch(),
         lambda folder: folder.rename(folder.with_name("step-00000099")),
-        lambda folder: (folder / "snapshot.json").write_text(
-            (folder / "snapshot.json").read_text().replace('"kl": 0.5', '"kl": 0.6')
+        lambda folder: (folder / "index.json").write_text(
+            (folder / "index.json").read_text().replace('"kl": 0.5', '"kl": 0.6')
         ),
     ],
 )

@@ -86,9 +86,9 @@ def copy_data(work: Path, name: str) -> None:
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes: int) -> None:
     runs, name = work / "runs", f"killed-{processes}"
     copy_data(work, name)
-    kill_at_a_checkpoint(work, name, processes, "pretrain", "step-*/snapshot.json")
+    kill_at_a_checkpoint(work, name, processes, "pretrain", "step-*/index.json")
     assert not (runs / name / "base").exists()
-    kill_at_a_checkpoint(work, name, processes, "sft", "checkpoint-*/snapshot.json")
+    kill_at_a_checkpoint(work, name, processes, "sft", "checkpoint-*/index.json")
     assert not (runs / name / "sft").exists()
     finish(start(work, name, processes))
     for stage in ("base", "sft"):
