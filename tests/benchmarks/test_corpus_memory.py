@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import runpy
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.data.sources import read_documents
 
+QuickRun = Callable[[str], list[str]]
 ROOT = Path(__file__).parents[2]
 # Benchmarks are run from the repository and not installed, so there is nothing to import.
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "corpus_memory.py"))
 
 
 @pytest.mark.slow
-def test_the_last_line_holds_the_figures(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.corpus_memory", "--quick"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout.splitlines()[-1])
+def test_the_last_line_holds_the_figures(tmp_path: Path, quick_run: QuickRun) -> None:
+    lines = quick_run("corpus_memory")
+    figures = json.loads(lines[-1])
     assert list(figures["peak_megabytes"]) == ["1", "4", "16"]
     for peaks in figures["peak_megabytes"].values():
         assert all(100 < megabytes < 2000 for megabytes in peaks.values())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.tinyworld import MIXTURE
 
+QuickRun = Callable[[str], list[str]]
 ROOT = Path(__file__).parents[2]
 # Benchmarks are run from the repository and not installed, so there is nothing to import.
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "mixture.py"))
@@ -20,18 +19,8 @@ arm_config, difference = BENCHMARK["arm_config"], BENCHMARK["difference"]
 
 
 @pytest.mark.slow
-def test_the_last_line_holds_the_figures(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.mixture", "--quick"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+def test_the_last_line_holds_the_figures(tmp_path: Path, quick_run: QuickRun) -> None:
+    lines = quick_run("mixture")
     figures = json.loads(lines[-1])
     assert figures["n_seeds"] == 1
     [(number, arms)] = figures["seeds"].items()

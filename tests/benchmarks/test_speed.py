@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+QuickRun = Callable[[str], list[str]]
 
 
 @pytest.mark.parametrize(
@@ -22,18 +19,9 @@ ROOT = Path(__file__).parents[2]
         ("pretrain", {"tokens_per_second", "ratio_vs_trainer", "mfu"}),
     ],
 )
-def test_the_last_line_holds_the_figures(tmp_path: Path, name: str, figures: set[str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--quick"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    last = json.loads(result.stdout.splitlines()[-1])
+def test_the_last_line_holds_the_figures(quick_run: QuickRun, name: str, figures: set[str]) -> None:
+    lines = quick_run(name)
+    last = json.loads(lines[-1])
     assert figures <= last.keys()
     assert all(last[figure] > 0 for figure in figures)
     assert last["n"] >= 1
