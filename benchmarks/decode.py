@@ -26,7 +26,8 @@ import torch
 import transformers
 
 from pipeline.flops import synchronize
-from pipeline.model import GPT, GPTConfig, save_gpt
+from pipeline.gpt2_format import save_gpt
+from pipeline.model import GPT, GPTConfig
 from pipeline.sampling import SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer, train_tokenizer
 

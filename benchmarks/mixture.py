@@ -105,7 +105,7 @@ def run_to(config: RunConfig, stage: str) -> None:
 
 def arm_figures(folder: Path, data: Path) -> dict[str, Any]:
     """Bits a byte on the clean sources, each and weighted as in the mixture; copy accuracy."""
-    from pipeline.model import load_gpt
+    from pipeline.gpt2_format import load_gpt
     from pipeline.pretraining import copy_accuracy
     from pipeline.tokenizer import Tokenizer
 

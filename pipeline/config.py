@@ -178,7 +178,7 @@ class PretrainSection(Section):
 
 
 class ImportBaseSection(Section):
-    """A base that exists: a GPT-2-shaped model by hub id, or a folder below ``data_root``."""
+    """A base that exists: a causal model by hub id, or its folder below ``data_root``."""
 
     hub_id: str | None = None
     path: str | None = None

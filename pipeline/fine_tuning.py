@@ -27,7 +27,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.checkpoints import LOG, keep_only, restore_log, seal_snapshot, whole_snapshots
 from pipeline.config import SftSection
 from pipeline.errors import UserError
-from pipeline.model import GPT, from_gpt2_weights, load_gpt
+from pipeline.hugging_face import as_language_model, load_transformers_model
+from pipeline.language_model import LanguageModel
 from pipeline.sft import SftRow, check_labels, collate
 from pipeline.tokenizer import Tokenizer
 
@@ -157,13 +158,8 @@ def make_trainer(
 
     # In bf16 on a CPU, the backward pass of torch's fused attention is four times slower.
     slow_kernel = arguments.bf16 and not torch.cuda.is_available()
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        base_folder,
-        dtype=torch.float32,
-        attn_implementation="eager" if slow_kernel else "sdpa",
-        trust_remote_code=False,
-        local_files_only=True,
-    )
+    options = {"attn_implementation": "eager"} if slow_kernel else {}
+    model = load_transformers_model(base_folder, **options)
     optimizer = None
     if section.lora:
         from pipeline.lora import adapter_optimizer, add_adapters  # PEFT loads for seconds
@@ -196,7 +192,7 @@ def fine_tune(
     on_metrics: Callable[[int, dict[str, float]], None],
     on_step: Callable[[int], None],
     adapter_folder: Path | None = None,
-) -> GPT:
+) -> LanguageModel:
     """The base of ``base_folder`` fine-tuned on ``training``, in fp32 on the CPU.
 
     The loss on ``validation`` is reported before the first step and after each epoch. The result
@@ -235,12 +231,11 @@ def fine_tune(
         from pipeline.lora import merge_adapters
 
         model = merge_adapters(model, adapter_folder)
-    gpt = load_gpt(base_folder)
-    gpt.load_state_dict(from_gpt2_weights(model.cpu().state_dict()))
-    if not all(bool(weight.isfinite().all()) for weight in gpt.parameters()):
+    model = as_language_model(model.cpu())
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise UserError(
             "sft.learning_rate",
             f"made training diverge (weights are not finite), got {section.learning_rate:g}.",
             "lower it.",
         )
-    return gpt
+    return model

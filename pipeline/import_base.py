@@ -1,4 +1,4 @@
-"""A base that somebody else trained: a GPT-2-shaped Hugging Face folder, made ready for the chain.
+"""A base that somebody else trained: the folder of a causal model, made ready for the chain.
 
 The tokens this project needs and the tokenizer lacks (a pad of its own, the prompt and response
 marks) are appended to the vocabulary. Their embeddings start as the mean of the others (Hewitt
@@ -8,92 +8,98 @@ tokens that were there before do not change.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
+from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.model import GPT, load_gpt
+from pipeline.hugging_face import HuggingFaceLM, check_language_model, load_language_model
+from pipeline.language_model import LanguageModel
+from pipeline.model import GPT
 from pipeline.tokenizer import SPECIAL_TOKENS, Tokenizer
 from pipeline.tokenizer_files import load_tokenizer_backend
 
 WANTED_FILES = (
     "config.json",
-    "model.safetensors",
+    "model*.safetensors",
+    "model.safetensors.index.json",
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
 )
 
-# What GPT-2's configuration can vary and this project's GPT does not: key, the value it has.
-FIXED_SETTINGS = {
-    "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": True,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
 
-
-def import_base(folder: Path) -> tuple[GPT, Tokenizer, list[str]]:
+def import_base(folder: Path) -> tuple[LanguageModel, Tokenizer, list[str]]:
     """The model and tokenizer of a folder, and the special tokens that were added to them.
 
     The model has exactly one embedding row per token of the tokenizer: rows beyond it, which some
     models have as padding, are dropped.
 
     Raises:
-        UserError: a file is missing or broken, the model is not GPT-2's architecture, or the
-            tokenizer does not belong to it.
+        UserError: a file is missing or broken, the model does not do what ``LanguageModel``
+            promises, or the tokenizer is not byte-level or does not belong to it.
     """
-    gpt = load_gpt(folder)
-    check_architecture(folder, gpt)
+    model = load_language_model(folder)
+    check_weights(folder, model)
+    if isinstance(model, HuggingFaceLM):
+        check_language_model(model, folder / "config.json")
     backend = load_tokenizer_backend(folder)
     known_tokens = backend.get_vocab_size(with_added_tokens=True)
     highest_id = max(backend.get_vocab(with_added_tokens=True).values())
-    if highest_id != known_tokens - 1 or known_tokens > gpt.config.vocab_size:
+    if highest_id != known_tokens - 1 or known_tokens > model.vocab_size:
         raise UserError(
             folder,
             f"the tokenizer has {known_tokens} tokens with ids up to {highest_id}, the model "
-            f"{gpt.config.vocab_size} embeddings.",
+            f"{model.vocab_size} embeddings.",
             "use the tokenizer files that belong to this model.",
         )
     added = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
     backend.add_special_tokens([tokenizers.AddedToken(t, normalized=False) for t in added])
     tokenizer = Tokenizer(backend)
-    return resize_vocabulary(gpt, known_tokens, tokenizer.vocab_size), tokenizer, added
+    return resize_vocabulary(model, known_tokens, tokenizer.vocab_size), tokenizer, added
 
 
-def check_architecture(folder: Path, gpt: GPT) -> None:
-    """Raises UserError where a model is a variant of GPT-2, or one of its weights is not finite."""
-    path = folder / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    expected = FIXED_SETTINGS | {"n_inner": 4 * gpt.config.width}
-    for key, value in expected.items():
-        found = values.get(key)
-        if found is not None and found != value:
-            raise UserError(
-                path,
-                f"is a variant of GPT-2 that is not supported: {key} must be {value}, got {found}.",
-                "use a model of GPT-2's own architecture.",
-            )
-    for name, weight in gpt.state_dict().items():
+def check_weights(folder: Path, model: LanguageModel) -> None:
+    """Raises UserError where a weight is not finite."""
+    for name, weight in model.state_dict().items():
         if not bool(weight.isfinite().all()):
             raise UserError(folder, f"the weight {name} is not finite.", "restore the file.")
 
 
-def resize_vocabulary(gpt: GPT, known_tokens: int, vocab_size: int) -> GPT:
-    """A GPT with ``vocab_size`` embeddings: the ``known_tokens`` first ones, then their mean."""
-    if gpt.config.vocab_size == known_tokens == vocab_size:
-        return gpt
-    resized = GPT(replace(gpt.config, vocab_size=vocab_size))
-    known = gpt.wte.weight[:known_tokens]
-    new = known.mean(dim=0, keepdim=True).expand(vocab_size - known_tokens, -1)
-    state = gpt.state_dict() | {"wte.weight": torch.cat([known, new])}
-    resized.load_state_dict(state)
-    return resized
+def resize_vocabulary(model: LanguageModel, known_tokens: int, vocab_size: int) -> LanguageModel:
+    """The model with ``vocab_size`` embeddings: the ``known_tokens`` first ones, then their mean.
+
+    So with the rows of an output matrix of its own, and their biases.
+    """
+    if model.vocab_size == known_tokens == vocab_size:
+        return model
+    if isinstance(model, GPT):
+        resized = GPT(replace(model.config, vocab_size=vocab_size))
+        table = with_mean_rows(model.wte.weight, known_tokens, vocab_size)
+        resized.load_state_dict(model.state_dict() | {"wte.weight": table})
+        return resized
+    assert isinstance(model, HuggingFaceLM)
+    inner: Any = model.inner
+    embeddings = (inner.get_input_embeddings(), inner.get_output_embeddings())
+    before = [dict(embedding.named_parameters()) for embedding in embeddings]
+    inner.resize_token_embeddings(vocab_size, mean_resizing=False)
+    embeddings = (inner.get_input_embeddings(), inner.get_output_embeddings())
+    with torch.no_grad():
+        for old, embedding in zip(before, embeddings, strict=True):
+            for name, parameter in embedding.named_parameters():
+                parameter.copy_(with_mean_rows(old[name], known_tokens, vocab_size))
+    return HuggingFaceLM(inner)
+
+
+def with_mean_rows(table: Tensor, known: int, total: int) -> Tensor:
+    """The ``known`` first rows of a table (or of a bias), then their mean up to ``total`` rows."""
+    kept = table.detach()[:known]
+    mean = kept.mean(dim=0, keepdim=True)
+    return torch.cat([kept, mean.expand(total - known, *mean.shape[1:])])
 
 
 def download(hub_id: str) -> Path:

@@ -32,40 +32,46 @@ def add_adapters(model: Any, tokenizer: Tokenizer, lora: LoraSection, seed: int)
         task_type="CAUSAL_LM",
     )
     adapted: Any = peft.get_peft_model(model, config)
-    embedding: Tensor = model.get_input_embeddings().weight
-    special = torch.zeros(len(embedding), 1)
-    special[[tokenizer.backend.token_to_id(token) for token in SPECIAL_TOKENS]] = 1.0
-    embedding.requires_grad_(True)
-    embedding.register_hook(lambda gradient: gradient * special.to(gradient.device))
+    for table in token_tables(adapted):
+        special = torch.zeros(len(table), 1)
+        special[[tokenizer.backend.token_to_id(token) for token in SPECIAL_TOKENS]] = 1.0
+        table.requires_grad_(True)
+        table.register_hook(lambda gradient, rows=special: gradient * rows.to(gradient.device))
     return adapted
 
 
 def save_embedding(model: peft.PeftModel, folder: Path) -> None:
     """Adds to a checkpoint what PEFT leaves out of it."""
-    weight = embedding_of(model).detach().cpu().contiguous()
-    safetensors.torch.save_file({"weight": weight}, folder / EMBEDDING)
+    tables = {f"table_{i}": table.detach().cpu() for i, table in enumerate(token_tables(model))}
+    safetensors.torch.save_file(
+        {name: table.contiguous() for name, table in tables.items()}, folder / EMBEDDING
+    )
 
 
 def load_embedding(model: peft.PeftModel, folder: Path) -> None:
     """Puts a checkpoint's embedding back."""
+    saved = safetensors.torch.load_file(folder / EMBEDDING)
     with torch.no_grad():
-        embedding_of(model).copy_(safetensors.torch.load_file(folder / EMBEDDING)["weight"])
+        for i, table in enumerate(token_tables(model)):
+            table.copy_(saved[f"table_{i}"])
 
 
-def embedding_of(model: peft.PeftModel) -> Tensor:
-    """The (V, C) table of token embeddings below the adapters."""
+def token_tables(model: peft.PeftModel) -> list[Tensor]:
+    """The (V, C) table of token embeddings below the adapters, and the output's if not tied."""
     base: Any = model.get_base_model()
-    return base.get_input_embeddings().weight
+    embedding, output = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    return [embedding] if output is embedding else [embedding, output]
 
 
 def adapter_optimizer(model: peft.PeftModel, *, learning_rate: float, weight_decay: float) -> AdamW:
-    """AdamW over what is trained; the embedding does not decay, since most of it must not move."""
-    embedding = embedding_of(model)
-    adapters = [p for p in model.parameters() if p.requires_grad and p is not embedding]
+    """AdamW over what is trained; token tables do not decay, since most of them must not move."""
+    tables = token_tables(model)
+    chosen = {id(table) for table in tables}
+    adapters = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     return AdamW(
         [
             {"params": adapters, "weight_decay": weight_decay},
-            {"params": [embedding], "weight_decay": 0.0},
+            {"params": tables, "weight_decay": 0.0},
         ],
         lr=learning_rate,
     )

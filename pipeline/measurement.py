@@ -11,7 +11,7 @@ import torch
 from pipeline.comparison import JudgedResponse
 from pipeline.errors import UserError
 from pipeline.judges import Judge
-from pipeline.model import GPT
+from pipeline.language_model import LanguageModel
 from pipeline.ppo.logprobs import response_logprobs
 from pipeline.records import Prompt
 from pipeline.reward import RewardModel, pad_rows, score_rows
@@ -25,14 +25,14 @@ Ids = Sequence[int]
 class Instruments:
     """What every checkpoint is measured with. Without a judge, the reward model decides alone."""
 
-    base: GPT
-    sft: GPT
+    base: LanguageModel
+    sft: LanguageModel
     reward_model: RewardModel
     judge: Judge | None
 
 
 def measure(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
@@ -105,7 +105,7 @@ def finite_scores(
 
 
 def total_logprobs(
-    policy: GPT,
+    policy: LanguageModel,
     prompt_ids: Sequence[Ids],
     response_ids: Sequence[Ids],
     sampling: SamplingSettings,
@@ -125,14 +125,14 @@ def total_logprobs(
 
 
 def text_losses(
-    base: GPT, texts: Sequence[str], tokenizer: Tokenizer, batch_rows: int
+    base: LanguageModel, texts: Sequence[str], tokenizer: Tokenizer, batch_rows: int
 ) -> list[list[float]]:
     """−log probability under the base of each token of each text alone, as of a new document's.
 
     The base never saw prompts, so none is shown to it; the end token is not counted. Text whose
     encoding exceeds the context (broken characters take more tokens than were sampled) is cut.
     """
-    room = base.config.context_tokens - 1
+    room = base.context_tokens - 1
     ids = [row[:room] for row in tokenizer.encode_many(texts)]
     starts = [[tokenizer.eos_id]] * len(texts)
     rows = continuation_logprobs(base, starts, ids, tokenizer.pad_id, batch_rows=batch_rows)
@@ -141,7 +141,7 @@ def text_losses(
 
 @torch.inference_mode()
 def continuation_logprobs(
-    model: GPT,
+    model: LanguageModel,
     prefixes: Sequence[Ids],
     continuations: Sequence[Ids],
     pad_id: int,
@@ -158,7 +158,7 @@ def continuation_logprobs(
         temperature, never_sampled_ids: what makes the model's distribution the policy's; by
             default it is the model's own.
     """
-    device = model.wte.weight.device
+    device = model.device
     results: list[list[float]] = [[] for _ in continuations]
     pairs = list(zip(prefixes, continuations, strict=True))
     rows = [index for index, ids in enumerate(continuations) if ids]

@@ -1,4 +1,4 @@
-"""A GPT from scratch, readable top to bottom, that saves itself in GPT-2's format.
+"""A GPT from scratch, readable top to bottom.
 
 The architecture is GPT-2's: learned positions, pre-norm blocks, GELU (tanh form), output weights
 tied to the embedding. There is no dropout. Sequences are left-aligned: a token's position is its
@@ -10,25 +10,15 @@ Shapes: B sequences, T tokens, C width, H heads, D = C/H, V vocabulary.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from pipeline.tokenizer import Tokenizer
-
-# GPT-2 stores these weights as (in, out), torch's Linear as (out, in).
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+from pipeline.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -44,42 +34,6 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-
-
-class KVCache:
-    """Keys and values of the tokens seen so far, so that a new token costs one position's work.
-
-    A prompt of n tokens lies in the first n slots of its row. New tokens share a slot: the first
-    ones that of index Q, the longest prompt's length, whatever the rows' own lengths. The slots
-    between are masked; a token's position is ``lengths``, not its slot.
-
-    Args:
-        lengths: (B,) tokens of each prompt.
-        tokens: slots a row: the longest prompt and all tokens to come.
-    """
-
-    def __init__(self, config: GPTConfig, lengths: Tensor, tokens: int, like: Tensor) -> None:
-        layers, B, H, D = config.layers, len(lengths), config.heads, config.width // config.heads
-        # Keys lie transposed: a query's scores read them in the order they have in memory.
-        self.keys = like.new_empty(layers, B, H, D, tokens)
-        self.values = like.new_empty(layers, B, H, tokens, D)
-        self.lengths = lengths  # tokens of each row so far: the position of its next token
-        self.filled = 0  # slots in use
-        # Added to attention's scores: 0 at slots that are visible, −inf at a prompt's padding.
-        self.bias = like.new_zeros(len(lengths), 1, 1, tokens)
-
-    def hide_padding(self, Q: int) -> None:
-        """Masks the slots of Q that a row's prompt does not reach."""
-        padding = torch.arange(Q, device=self.lengths.device) >= self.lengths[:, None]
-        self.bias[:, 0, 0, :Q] = self.bias.new_zeros(()).masked_fill(padding, float("-inf"))
-
-    def keep(self, rows: Tensor) -> None:
-        """Drops all rows but those indexed (ascending), which move together in place."""
-        count, filled = len(rows), self.filled
-        self.keys[:, :count, ..., :filled] = self.keys[:, rows, ..., :filled]
-        self.values[:, :count, :, :filled] = self.values[:, rows, :, :filled]
-        self.keys, self.values = self.keys[:, :count], self.values[:, :count]
-        self.bias, self.lengths = self.bias[rows], self.lengths[rows]
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -108,6 +62,84 @@ def visible_keys(attention_mask: Tensor) -> Tensor:
     return (causal & attention_mask.bool()[:, None, None, :]) | itself
 
 
+class KVCache:
+    """Keys and values of the tokens seen so far, so that a new token costs one position's work.
+
+    A prompt of n tokens lies in the first n slots of its row. New tokens share a slot: the first
+    ones that of index Q, the longest prompt's length, whatever the rows' own lengths. The slots
+    between are masked; a token's position is ``lengths``, not its slot.
+
+    Args:
+        lengths: (B,) tokens of each prompt.
+        prompt_slots: Q, the longest prompt's length.
+        new_slots: how many tokens may follow.
+        like: a tensor of the dtype and on the device that keys and values shall have.
+    """
+
+    def __init__(
+        self, config: GPTConfig, lengths: Tensor, prompt_slots: int, new_slots: int, like: Tensor
+    ) -> None:
+        B, H, D = len(lengths), config.heads, config.width // config.heads
+        layers, S = range(config.layers), prompt_slots + new_slots
+        # Keys lie transposed: a query's scores read them in the order they have in memory.
+        self.keys = [like.new_empty(B, H, D, S) for _ in layers]
+        self.values = [like.new_empty(B, H, S, D) for _ in layers]
+        self.lengths = lengths  # tokens of each row so far: the position of its next token
+        self.filled = prompt_slots  # slots in use
+        # Added to attention's scores: 0 at slots that are visible, −inf at a prompt's padding.
+        padding = torch.arange(S, device=like.device) >= lengths[:, None]
+        padding[:, prompt_slots:] = False
+        bias = like.new_zeros(B, S).masked_fill(padding, float("-inf"))
+        self.bias = bias[:, None].repeat_interleave(H, dim=0)  # (B·H, 1, S)
+
+    def open_slot(self) -> Tensor:
+        """Makes room for a new token a row, and returns their positions (B, 1)."""
+        positions = self.lengths[:, None]
+        self.lengths = self.lengths + 1
+        self.filled += 1
+        self.visible = self.bias[..., : self.filled]
+        return positions
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of the new tokens, (B, H, 1, D) as q, k and v; k and v are remembered."""
+        B, H, _, D = q.shape
+        keys, values, filled = self.keys[layer], self.values[layer], self.filled
+        keys[..., filled - 1], values[:, :, filled - 1] = k[:, :, 0], v[:, :, 0]
+        keys, values = keys.view(B * H, D, -1)[..., :filled], values.view(B * H, -1, D)[:, :filled]
+        scores = torch.baddbmm(self.visible, q.reshape(B * H, 1, D), keys, alpha=D**-0.5)
+        return torch.bmm(scores.softmax(-1), values).view(B, H, 1, D)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but those indexed (ascending), which move together in place."""
+        count, filled, H = len(rows), self.filled, self.keys[0].shape[1]
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            keys[:count, ..., :filled] = keys[rows, ..., :filled]
+            values[:count, :, :filled] = values[rows, :, :filled]
+            self.keys[layer], self.values[layer] = keys[:count], values[:count]
+        self.bias = self.bias.unflatten(0, (-1, H))[rows].flatten(0, 1)
+        self.lengths = self.lengths[rows]
+
+
+@dataclass(frozen=True)
+class PromptSlots:
+    """The slots of a cache that the prompts of some of its rows go into."""
+
+    cache: KVCache
+    rows: slice
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention among the prompts' own tokens, (B, H, T, D); k and v are remembered."""
+        T = q.shape[2]
+        keys, values = self.cache.keys[layer][self.rows], self.cache.values[layer][self.rows]
+        keys[..., :T], values[:, :, :T] = k.transpose(-1, -2), v
+        # A masked slot weighs nothing, but nothing times what memory happens to hold may be NaN.
+        keys[..., T : self.cache.filled], values[:, :, T : self.cache.filled] = 0, 0
+        return causal_attention(q, k, v)
+
+
+Cache = KVCache | PromptSlots
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
@@ -117,20 +149,11 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.width, 3 * config.width)
         self.c_proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, layer: int, cache: KVCache | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, layer: int, cache: Cache | None, mask: Tensor | None) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        if cache is None:
-            y = causal_attention(q, k, v, mask)
-        elif mask is None:  # the prompt: causal among its own tokens, remembered for later
-            cache.keys[layer, ..., :T], cache.values[layer, :, :, :T] = k.transpose(-1, -2), v
-            y = causal_attention(q, k, v)
-        else:  # one new token a row, in the last slot
-            last = cache.filled - 1
-            cache.keys[layer, ..., last], cache.values[layer, :, :, last] = k[:, :, 0], v[:, :, 0]
-            scores = (q @ cache.keys[layer, ..., : cache.filled]) * k.shape[-1] ** -0.5 + mask
-            y = scores.softmax(-1) @ cache.values[layer, :, :, : cache.filled]
+        y = causal_attention(q, k, v, mask) if cache is None else cache.attend(layer, q, k, v)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -156,17 +179,20 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, layer: int, cache: KVCache | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, layer: int, cache: Cache | None, mask: Tensor | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), layer, cache, mask)
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel):
     """The language model: ids in, logits over the next id out."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.vocab_size = config.vocab_size
+        self.context_tokens = config.context_tokens
+        self.width = config.width
         self.wte = nn.Embedding(config.vocab_size, config.width)
         self.wpe = nn.Embedding(config.context_tokens, config.width)
         self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -187,32 +213,23 @@ class GPT(nn.Module):
     def hidden_states(
         self,
         input_ids: Tensor,
-        cache: KVCache | None = None,
         attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """(B, T, C) after the final layer norm, for ids (B, T).
 
-        With an empty cache the ids are its prompts, padded on the right. With a filled one they
-        are one new token a row (T = 1), at the position the row has reached.
         ``attention_mask`` (B, T) is True at real tokens, for rows padded on the left; positions
-        count from the first of them. It does not go with a cache.
+        count from the first of them. With ``PromptSlots`` the ids are prompts, padded on the
+        right; with a ``KVCache`` they are one new token a row (T = 1). Neither takes a mask.
         """
-        T = input_ids.shape[1]
-        if attention_mask is not None:
-            assert cache is None, "a cache holds left-aligned rows"
+        mask = None
+        if isinstance(cache, KVCache):
+            position_ids = cache.open_slot()
+        elif attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
             mask = visible_keys(attention_mask)
-        elif cache is None or cache.filled == 0:
-            position_ids = torch.arange(T, device=input_ids.device)
-            mask = None
-            if cache is not None:
-                cache.hide_padding(T)
-                cache.filled = T
         else:
-            position_ids = cache.lengths[:, None]
-            cache.filled += 1
-            cache.lengths = cache.lengths + 1
-            mask = cache.bias[..., : cache.filled]
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = self.wte(input_ids) + self.wpe(position_ids)
         for layer, block in enumerate(self.h):
             x = block(x, layer, cache, mask)
@@ -222,159 +239,43 @@ class GPT(nn.Module):
         """(..., V) for hidden states (..., C)."""
         return F.linear(hidden, self.wte.weight)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V): at index t, over the token at t + 1."""
-        return self.logits(self.hidden_states(input_ids, attention_mask=attention_mask))
-
-    def parameter_count(self) -> int:
-        """All parameters, the tied embedding once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def decoder(self, prompt_ids: Sequence[Sequence[int]], new_tokens: int) -> GPTDecoder:
+        """The prompts, read and ready to grow by up to ``new_tokens`` tokens."""
+        return GPTDecoder(self, prompt_ids, new_tokens)
 
 
-# --- to and from GPT-2's format -------------------------------------------------------------------
+class GPTDecoder:
+    """A ``Decoder`` of a GPT with a preallocated cache.
 
-
-def to_gpt2_weights(gpt: GPT) -> dict[str, Tensor]:
-    """The weights under GPT-2's names and in its layout; the tied output matrix is not repeated."""
-    return {
-        f"transformer.{name}": (weight.t() if name.endswith(TRANSPOSED) else weight)
-        .detach()
-        .cpu()
-        .contiguous()
-        for name, weight in gpt.state_dict().items()
-    }
-
-
-def from_gpt2_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict for ``GPT`` from GPT-2's names and layout.
-
-    The ``transformer.`` prefix is optional (OpenAI's files have none). The causal-mask buffers of
-    old files, the tied output matrix and the heads of other models are left out.
+    Prompts are read a few at a time: those of similar length (callers sort them) need then little
+    padding, which costs as much as real tokens.
     """
-    state: dict[str, Tensor] = {}
-    for full_name, weight in weights.items():
-        name = full_name.removeprefix("transformer.")
-        if name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        if name.startswith(("wte.", "wpe.", "h.", "ln_f.")):
-            state[name] = weight.t() if name.endswith(TRANSPOSED) else weight
-    return state
 
+    PROMPTS_AT_A_TIME = 16
 
-def gpt2_config(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The contents of ``config.json`` for a GPT-2 of this size."""
-    return {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_tokens,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_embd": config.width,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "attn_pdrop": 0.0,
-        "tie_word_embeddings": True,
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-        "torch_dtype": "float32",
-    }
-
-
-def save_gpt(gpt: GPT, folder: str | Path, tokenizer: Tokenizer) -> None:
-    """Writes a Hugging Face model folder: weights, configuration, tokenizer, generation defaults.
-
-    ``generation_config.json`` says what this project's sampler does: stop at the end token, and
-    never sample the pad or the prompt and response marks.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = to_gpt2_weights(gpt)
-    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "config.json", gpt2_config(gpt.config, tokenizer))
-    generation = {
-        "bos_token_id": tokenizer.eos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-        "suppress_tokens": list(tokenizer.never_sampled_ids),
-        "do_sample": True,
-        "top_k": 0,
-        "top_p": 1.0,
-        "temperature": 1.0,
-    }
-    _write_json(folder / "generation_config.json", generation)
-    tokenizer.save(folder, gpt.config.context_tokens)
-
-
-def load_gpt(folder: str | Path) -> GPT:
-    """The GPT of a GPT-2-shaped Hugging Face folder, in fp32 on the CPU.
-
-    Raises:
-        UserError: a file is missing or broken, or the model is not shaped like GPT-2.
-    """
-    folder = Path(folder)
-    gpt = GPT(read_gpt_config(folder))
-    state = from_gpt2_weights(load_weights(folder))
-    expected = gpt.state_dict()
-    wrong = sorted(expected.keys() ^ state.keys()) or [
-        name for name in expected if expected[name].shape != state[name].shape
-    ]
-    if wrong:
-        raise UserError(
-            folder / "model.safetensors",
-            f"does not fit config.json at {wrong[0]} ({len(wrong)} weights in all).",
-            "restore the folder: the two files must come from one model.",
+    def __init__(self, gpt: GPT, prompt_ids: Sequence[Sequence[int]], new_tokens: int) -> None:
+        self.gpt = gpt
+        lengths = [len(ids) for ids in prompt_ids]
+        like = gpt.wte.weight
+        self.cache = KVCache(
+            gpt.config, torch.tensor(lengths, device=like.device), max(lengths), new_tokens, like
         )
-    gpt.load_state_dict({name: weight.float() for name, weight in state.items()})
-    return gpt
+        last: list[Tensor] = []  # the hidden states of the prompts' last tokens
+        for start in range(0, len(prompt_ids), self.PROMPTS_AT_A_TIME):
+            rows = slice(start, start + self.PROMPTS_AT_A_TIME)
+            prompts = nn.utils.rnn.pad_sequence(
+                [torch.tensor(ids) for ids in prompt_ids[rows]], batch_first=True
+            ).to(like.device)
+            hidden = gpt.hidden_states(prompts, cache=PromptSlots(self.cache, rows))
+            ends = self.cache.lengths[rows] - 1
+            last.append(hidden[torch.arange(len(ends), device=like.device), ends])
+        self.logits = gpt.logits(torch.cat(last))
 
+    def append(self, tokens: Tensor) -> None:
+        """Adds one token to each row."""
+        hidden = self.gpt.hidden_states(tokens[:, None], cache=self.cache)
+        self.logits = self.gpt.logits(hidden[:, 0])
 
-def read_gpt_config(folder: str | Path) -> GPTConfig:
-    """The size that a folder's ``config.json`` states.
-
-    Raises:
-        UserError: there is no readable ``config.json``, or it describes something else than GPT-2.
-    """
-    path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["model_type"] != "gpt2" or values.get("activation_function") != "gelu_new":
-            raise UserError(
-                path,
-                f"describes a {values['model_type']!r} model with activation "
-                f"{values.get('activation_function')!r}, which is not GPT-2's shape.",
-                "use a GPT-2-shaped model (model_type gpt2, activation gelu_new).",
-            )
-        return GPTConfig(
-            vocab_size=values["vocab_size"],
-            context_tokens=values["n_positions"],
-            layers=values["n_layer"],
-            heads=values["n_head"],
-            width=values["n_embd"],
-        )
-    except OSError:
-        raise UserError(path, "is missing.", "name a model folder.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(path, f"is not a model configuration ({error!r}).", "restore it.") from None
-
-
-def load_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The tensors of a folder's ``model.safetensors``, by name.
-
-    Raises:
-        UserError: the file is missing or cut short.
-    """
-    path = Path(folder) / "model.safetensors"
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(path, "is missing.", "name a folder with safetensors weights.") from None
-    except safetensors.SafetensorError as error:
-        raise UserError(path, f"cannot be read ({error}).", "restore the file.") from None
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but those indexed."""
+        self.cache.keep(rows)

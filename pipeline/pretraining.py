@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.data import Rows
 from pipeline.errors import UserError
-from pipeline.model import GPT
+from pipeline.language_model import LanguageModel
 from pipeline.records import CopyProbe
 from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.tokenizer import Tokenizer
@@ -58,10 +58,10 @@ class HeldoutText:
 
 @torch.inference_mode()
 def measure_heldout(
-    model: GPT, rows: Rows, bytes_of_token: Tensor, batch_rows: int = 32
+    model: LanguageModel, rows: Rows, bytes_of_token: Tensor, batch_rows: int = 32
 ) -> HeldoutText:
     """The model on all held-out rows; ``bytes_of_token`` (V,) as ``token_byte_counts`` gives it."""
-    device = model.wte.weight.device
+    device = model.device
     counts = bytes_of_token.to(device)
     nats = text_nats = text_bytes = 0.0
     for start in range(0, len(rows), batch_rows):
@@ -83,7 +83,7 @@ def token_byte_counts(tokenizer: Tokenizer) -> Tensor:
 
 @torch.inference_mode()
 def copy_accuracy(
-    model: GPT, probes: Sequence[CopyProbe], tokenizer: Tokenizer, batch_rows: int = 128
+    model: LanguageModel, probes: Sequence[CopyProbe], tokenizer: Tokenizer, batch_rows: int = 128
 ) -> float:
     """The share of probes whose whole target is the likeliest continuation of the prefix.
 
@@ -93,17 +93,17 @@ def copy_accuracy(
     Raises:
         UserError: a probe does not fit the model's context.
     """
-    device = model.wte.weight.device
+    device = model.device
     correct = 0
     for start in range(0, len(probes), batch_rows):
         batch = probes[start : start + batch_rows]
         prefixes = tokenizer.encode_many([probe.prefix for probe in batch])
         targets = tokenizer.encode_many([probe.target for probe in batch])
         width = max(len(p) + len(t) for p, t in zip(prefixes, targets, strict=True))
-        if width > model.config.context_tokens:
+        if width > model.context_tokens:
             raise UserError(
                 "pretrain.context_tokens",
-                f"{model.config.context_tokens} is less than a copy probe of {width} tokens.",
+                f"{model.context_tokens} is less than a copy probe of {width} tokens.",
                 "raise it.",
             )
         ids = np.full((len(batch), width), tokenizer.pad_id, dtype=np.int64)
@@ -117,7 +117,7 @@ def copy_accuracy(
 
 
 def evaluate(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     heldout: Mapping[str, Rows],
     probes: Sequence[CopyProbe],

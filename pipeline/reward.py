@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model import GPT, gpt2_config, load_gpt, load_weights, to_gpt2_weights
+from pipeline.gpt2_format import gpt2_config, load_gpt, load_weights, to_gpt2_weights
+from pipeline.model import GPT
 from pipeline.preferences import Pair, PromptComparisons
 from pipeline.tokenizer import Tokenizer
 

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.model import GPT, KVCache
+from pipeline.language_model import LanguageModel
+from pipeline.side_by_side import side_by_side
 from pipeline.tokenizer import Tokenizer
 
 LOOK_EVERY_STEPS = 4  # asking whether rows have ended costs a synchronization on a GPU
+FEWEST_ROWS_A_THREAD = 16  # of fewer, a step costs its overhead and not its rows
 COMPACT_BELOW = 0.75  # moving rows together costs a copy of the cache: not for a few that ended
 
 
@@ -89,9 +91,8 @@ def row_uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     return torch.stack(rows)
 
 
-@torch.inference_mode()
 def generate(
-    model: GPT,
+    model: LanguageModel,
     prompt_ids: Sequence[Sequence[int]],
     seeds: Sequence[int],
     settings: SamplingSettings,
@@ -107,33 +108,44 @@ def generate(
     """
     check_context(model, prompt_ids, settings.max_response_tokens)
     B, R = len(prompt_ids), settings.max_response_tokens
-    device = model.wte.weight.device
-    ids = torch.full((B, R), tokenizer.pad_id, dtype=torch.long, device=device)
-    lengths = torch.zeros(B, dtype=torch.long, device=device)
-    finished = torch.zeros(B, dtype=torch.bool, device=device)
-    logprobs = torch.zeros(B, R, device=device)
-    # Rows of similar prompt length share a batch; results do not depend on it.
-    order = sorted(range(B), key=lambda row: len(prompt_ids[row]))
-    for start in range(0, B, settings.batch_rows):
-        rows = order[start : start + settings.batch_rows]
-        batch = [prompt_ids[row] for row in rows]
-        uniforms = row_uniforms([seeds[row] for row in rows], R).to(device)
+    device = model.device
+    drawn = Generation(
+        ids=torch.full((B, R), tokenizer.pad_id, dtype=torch.long, device=device),
+        lengths=torch.zeros(B, dtype=torch.long, device=device),
+        finished=torch.zeros(B, dtype=torch.bool, device=device),
+        logprobs=torch.zeros(B, R, device=device),
+    )
+
+    @torch.inference_mode()
+    def fill(rows: list[int]) -> int:
         index = torch.tensor(rows, device=device)
+        uniforms = row_uniforms([seeds[row] for row in rows], R).to(device)
         for step, active, running, tokens, chosen in _decode(
-            model, batch, uniforms, settings, tokenizer
+            model, [prompt_ids[row] for row in rows], uniforms, settings, tokenizer
         ):
             target = index[active]
-            ids[target, step] = tokens.where(running, tokenizer.pad_id)
-            logprobs[target, step] = chosen.where(running, 0.0)
-            lengths[target] += running
-            finished[target] |= running & (tokens == tokenizer.eos_id)
+            drawn.ids[target, step] = tokens.where(running, tokenizer.pad_id)
+            drawn.logprobs[target, step] = chosen.where(running, 0.0)
+            drawn.lengths[target] += running
+            drawn.finished[target] |= running & (tokens == tokenizer.eos_id)
+        return len(rows)
+
+    at_once = min(B, settings.batch_rows)  # rows in memory
+    threads = 1
+    if device.type == "cpu":
+        threads = max(1, min(torch.get_num_threads(), at_once // FEWEST_ROWS_A_THREAD))
+    # Rows of similar prompt length share a batch; results do not depend on it.
+    order = sorted(range(B), key=lambda row: len(prompt_ids[row]))
+    size = max(1, at_once // threads)
+    batches = [order[start : start + size] for start in range(0, B, size)]
+    for rows in side_by_side(fill, batches, threads):
         if on_batch is not None:
-            on_batch(len(rows))
-    return Generation(ids, lengths, finished, logprobs)
+            on_batch(rows)
+    return drawn
 
 
 def _decode(
-    model: GPT,
+    model: LanguageModel,
     prompt_ids: Sequence[Sequence[int]],
     uniforms: Tensor,
     settings: SamplingSettings,
@@ -142,20 +154,12 @@ def _decode(
     """Yields step by step, until all rows have ended: step, the rows that are still decoded, which
     of them still run, and for each of them a token and its log-prob, void where it has ended.
     """
-    device = uniforms.device
-    prompt_lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-    Q, R = int(prompt_lengths.max()), settings.max_response_tokens
-    prompts = torch.full((len(prompt_ids), Q), tokenizer.pad_id, dtype=torch.long)
-    for row, ids in enumerate(prompt_ids):
-        prompts[row, : len(ids)] = torch.tensor(ids)
-    cache = KVCache(model.config, prompt_lengths, Q + R, model.wte.weight)
-    hidden = model.hidden_states(prompts.to(device), cache)
-    active = torch.arange(len(prompt_ids), device=device)
-    last = hidden[active, prompt_lengths - 1]  # (B, C)
+    R = settings.max_response_tokens
+    decoder = model.decoder(prompt_ids, R)
+    active = torch.arange(len(prompt_ids), device=uniforms.device)
     running = torch.ones_like(active, dtype=torch.bool)
     for step in range(R):
-        logits = model.logits(last)
-        logits = policy_logits(logits, settings.temperature, tokenizer.never_sampled_ids)
+        logits = policy_logits(decoder.logits, settings.temperature, tokenizer.never_sampled_ids)
         logprobs = logits.log_softmax(-1)  # (B, V)
         tokens = draw(nucleus(logprobs.exp(), settings.top_p), uniforms[active, step])
         chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
@@ -167,20 +171,22 @@ def _decode(
                 return
             if left <= COMPACT_BELOW * len(running):
                 kept = running.nonzero().squeeze(-1)
-                cache.keep(kept)
+                decoder.keep(kept)
                 active, tokens, running = active[kept], tokens[kept], running[kept]
         if step + 1 < R:
-            last = model.hidden_states(tokens[:, None], cache)[:, 0]
+            decoder.append(tokens)
 
 
-def check_context(model: GPT, prompt_ids: Sequence[Sequence[int]], response_tokens: int) -> None:
+def check_context(
+    model: LanguageModel, prompt_ids: Sequence[Sequence[int]], response_tokens: int
+) -> None:
     """Raises UserError unless every prompt leaves room for a whole response."""
     longest = max(map(len, prompt_ids), default=0)
-    if longest + response_tokens > model.config.context_tokens:
+    if longest + response_tokens > model.context_tokens:
         raise UserError(
             "prompt",
             f"of {longest} tokens and a response of up to {response_tokens} exceed the model's "
-            f"context of {model.config.context_tokens}.",
+            f"context of {model.context_tokens}.",
             "shorten the prompt or lower the response length.",
         )
 
@@ -195,7 +201,7 @@ def response_texts(generation: Generation, tokenizer: Tokenizer) -> list[str]:
 
 @torch.inference_mode()
 def stream(
-    model: GPT,
+    model: LanguageModel,
     prompt_ids: Sequence[int],
     seed: int,
     settings: SamplingSettings,
@@ -206,7 +212,7 @@ def stream(
     A piece is held back while it ends in the middle of a character.
     """
     check_context(model, [prompt_ids], settings.max_response_tokens)
-    uniforms = row_uniforms([seed], settings.max_response_tokens).to(model.wte.weight.device)
+    uniforms = row_uniforms([seed], settings.max_response_tokens).to(model.device)
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     for _, _, running, tokens, _ in _decode(model, [prompt_ids], uniforms, settings, tokenizer):
         piece = utf8.decode(tokenizer.decode_bytes(tokens[running].tolist()))

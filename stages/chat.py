@@ -5,7 +5,6 @@ Each prompt is answered on its own, as the model was trained: it has no memory o
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.model import GPT, load_gpt
+from pipeline.gpt2_format import read_config
+from pipeline.hugging_face import load_language_model
+from pipeline.language_model import LanguageModel
 from pipeline.sampling import SamplingSettings, stream
 from pipeline.tokenizer import Tokenizer
 
@@ -48,19 +49,18 @@ def chat(folder: Path, temperature: float = 0.7, max_response_tokens: int = 128)
         print()
 
 
-def load_policy(folder: Path) -> tuple[GPT, Tokenizer]:
+def load_policy(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     """The model of a folder, on the GPU if there is one, and its tokenizer.
 
     Raises:
         UserError: the folder holds no language model.
     """
-    model = load_gpt(folder)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kinds = values.get("architectures") or ["GPT2LMHeadModel"]
-    if "GPT2LMHeadModel" not in kinds:
+    kinds = read_config(folder).get("architectures") or ["a model of no stated kind"]
+    if not kinds[0].endswith(("LMHeadModel", "ForCausalLM")):
         raise UserError(
-            folder, f"holds a {kinds[0]}, which does not write text.", "name a policy's folder."
+            folder, f"holds {kinds[0]}, which does not write text.", "name a policy's folder."
         )
+    model = load_language_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), Tokenizer.load(folder)
 
@@ -84,14 +84,18 @@ def read_prompts() -> Iterator[str]:
 
 
 def answer(
-    model: GPT, tokenizer: Tokenizer, prompt: str, temperature: float, max_response_tokens: int
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    temperature: float,
+    max_response_tokens: int,
 ) -> Iterator[str]:
     """The pieces of one sampled answer, or one line that says why there is none."""
     prompt_ids = tokenizer.encode_prompt(prompt)
-    room = model.config.context_tokens - len(prompt_ids)
+    room = model.context_tokens - len(prompt_ids)
     if room < 1:
         yield f"(the prompt takes {len(prompt_ids)} tokens; the model reads at most "
-        yield f"{model.config.context_tokens - 1})"
+        yield f"{model.context_tokens - 1})"
         return
     settings = SamplingSettings(min(room, max_response_tokens), temperature)
     yield from stream(model, prompt_ids, secrets.randbelow(2**31), settings, tokenizer)

@@ -20,9 +20,9 @@ import torch
 from pipeline.comparison import CheckpointResult, build_report
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
+from pipeline.hugging_face import load_language_model
 from pipeline.judges import Judge, OverlapJudge, RubricJudge
 from pipeline.measurement import Instruments, measure
-from pipeline.model import load_gpt
 from pipeline.records import Prompt, read_rows
 from pipeline.report import render_html
 from pipeline.reward import load_reward_model
@@ -50,15 +50,15 @@ def run(config: RunConfig, run_folder: Path) -> None:
             section.max_response_tokens, section.temperature, section.top_p, section.batch_rows
         )
         instruments = Instruments(
-            base=load_gpt(stage.input("base")).to(stage.device),
-            sft=load_gpt(stage.input("sft")).to(stage.device),
+            base=load_language_model(stage.input("base")).to(stage.device),
+            sft=load_language_model(stage.input("sft")).to(stage.device),
             reward_model=load_reward_model(stage.input("reward")).to(stage.device),
             judge=make_judge(config),
         )
         results: list[CheckpointResult] = []
         with stage.progress(len(CHECKPOINTS), "checkpoints") as progress:
             for name in CHECKPOINTS:
-                model = load_gpt(stage.input(name)).to(stage.device)
+                model = load_language_model(stage.input(name)).to(stage.device)
                 tokenizer = Tokenizer.load(stage.input(name))
                 responses = measure(model, tokenizer, prompts, seeds, sampling, instruments)
                 results.append(CheckpointResult(name, name, responses))

@@ -1,4 +1,4 @@
-"""Takes a base that exists, GPT-2 or a model shaped like it, instead of pretraining one.
+"""Takes a base that exists, GPT-2 or another causal model, instead of pretraining one.
 
     python -m stages.import_base configs/gpt2.yaml
     accelerate launch -m stages.import_base configs/gpt2.yaml
@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from pipeline.config import RunConfig
+from pipeline.hugging_face import save_language_model
 from pipeline.import_base import download, import_base
-from pipeline.model import save_gpt
 from pipeline.stage_context import open_stage
 from stages.cli import stage_main
 
@@ -25,7 +25,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
     """Converts and publishes ``base/``.
 
     Raises:
-        UserError: there is no such model, it is incomplete, or it is not GPT-2's architecture.
+        UserError: there is no such model, it is incomplete, or it is not supported.
     """
     section = config.import_base
     assert section is not None, "the configuration pretrains its base"
@@ -38,7 +38,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
             folder = stage.data_root / section.path
             source = {"path": section.path}
         model, tokenizer, added = import_base(folder)
-        save_gpt(model, stage.output, tokenizer)
+        save_language_model(model, stage.output, tokenizer)
         record = {**source, "added_tokens": added, "parameters": model.parameter_count()}
         (stage.output / "imported.json").write_text(json.dumps(record, indent=2) + "\n")
 

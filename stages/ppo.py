@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt, save_gpt
+from pipeline.hugging_face import load_language_model, save_language_model
 from pipeline.ppo import PPOTrainer
 from pipeline.records import Prompt, read_rows
 from pipeline.reward import load_reward_model, save_reward_model
@@ -51,8 +51,8 @@ def run(config: RunConfig, run_folder: Path) -> None:
             trainer = PPOTrainer(
                 config.ppo,
                 tokenizer,
-                model=load_gpt(sft),
-                ref_model=load_gpt(sft),
+                model=load_language_model(sft),
+                ref_model=load_language_model(sft),
                 reward_model=load_reward_model(reward),
                 train_dataset=prompts,
                 value_model=load_reward_model(reward),
@@ -62,7 +62,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 on_update=on_update,
             )
             trainer.train()
-        save_gpt(trainer.policy, stage.output, tokenizer)
+        save_language_model(trainer.policy, stage.output, tokenizer)
         save_reward_model(trainer.critic, stage.output / "critic", tokenizer)
 
 

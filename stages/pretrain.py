@@ -32,7 +32,8 @@ from pipeline.data import (
 )
 from pipeline.errors import UserError
 from pipeline.flops import Speedometer, peak_flops, training_flops_per_token
-from pipeline.model import GPT, save_gpt
+from pipeline.gpt2_format import save_gpt
+from pipeline.model import GPT
 from pipeline.planning import part_rows, size_of
 from pipeline.pretraining import batch_of, evaluate, flat_metrics, next_token_loss
 from pipeline.records import CopyProbe, read_rows

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.config import RewardSection, RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.gpt2_format import load_gpt
 from pipeline.preferences import (
     PromptComparisons,
     comparisons_by_prompt,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig, SampleSection
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.hugging_face import load_language_model
 from pipeline.records import Prompt, SampledResponse, SampleSet, read_rows, write_rows
 from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.stage_context import StageContext, derive_seed, open_stage
@@ -80,7 +80,7 @@ def draw_responses(
     if K == 0:
         return [[] for _ in prompts]
     tokenizer = Tokenizer.load(policy.folder)
-    model = load_gpt(policy.folder).to(stage.device).eval()
+    model = load_language_model(policy.folder).to(stage.device).eval()
     settings = SamplingSettings(
         section.max_response_tokens, section.temperature, section.top_p, section.batch_rows
     )

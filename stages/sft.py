@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig, SftSection
 from pipeline.fine_tuning import Run, fine_tune, step_count
-from pipeline.model import read_gpt_config, save_gpt
+from pipeline.hugging_face import context_tokens_of, save_language_model
 from pipeline.precision import forget_accelerate
 from pipeline.records import Demonstration, read_rows
 from pipeline.sft import SftRow, encode_demonstrations, validation_prompts
@@ -65,7 +65,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 adapter_folder=stage.output / "adapter",
             )
         if stage.is_leader:
-            save_gpt(model, stage.output, tokenizer)
+            save_language_model(model, stage.output, tokenizer)
 
 
 def read_rows_to_train_on(
@@ -74,7 +74,7 @@ def read_rows_to_train_on(
     """The demonstrations in tokens: those to train on, and those of held-out prompts."""
     path = stage.input("data") / "demonstrations.jsonl"
     demonstrations = read_rows(path, Demonstration)
-    context_tokens = read_gpt_config(stage.input("base")).context_tokens
+    context_tokens = context_tokens_of(stage.input("base"))
     encoded, left_out = encode_demonstrations(
         demonstrations, tokenizer, context_tokens, str(path), section.max_left_out_fraction
     )

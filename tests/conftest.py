@@ -39,7 +39,8 @@ def tiny_model_folder(tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPa
     """A model folder: random weights, 2 layers, 2 heads, width 32, context 64. Read it only."""
     import torch
 
-    from pipeline.model import GPT, GPTConfig, save_gpt
+    from pipeline.gpt2_format import save_gpt
+    from pipeline.model import GPT, GPTConfig
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -52,7 +53,7 @@ def tiny_model_folder(tiny_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def tiny_gpt(tiny_model_folder: Path) -> GPT:
     """The model of ``tiny_model_folder``, a new one for each test, which may change it."""
-    from pipeline.model import load_gpt
+    from pipeline.gpt2_format import load_gpt
 
     return load_gpt(tiny_model_folder)
 

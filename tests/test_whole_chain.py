@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from labeling_ui.store import open_store
+from pipeline.gpt2_format import load_gpt
 from pipeline.judges import RubricJudge
-from pipeline.model import load_gpt
 from pipeline.tinyworld import build_world
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model import GPT
+from pipeline.language_model import LanguageModel
 from pipeline.ppo.experience import Experience
 from pipeline.ppo.rollout import Rollout
 from pipeline.reward import RewardModel
@@ -31,7 +31,7 @@ def check_arguments(
     tokenizer: Tokenizer,
     prompt_ids: Sequence[Sequence[int]],
     response_tokens: int,
-    policy: GPT,
+    policy: LanguageModel,
     other_models: Sequence[nn.Module],
 ) -> None:
     """Raises UserError for what is wrong before anything runs.

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.model import GPT
+from pipeline.language_model import LanguageModel
 from pipeline.ppo.masks import ResponseTokens
 from pipeline.reward import RewardModel
 from pipeline.sampling import policy_logits
 
 
 def response_logprobs(
-    model: GPT,
+    model: LanguageModel,
     input_ids: Tensor,
     prompt_lengths: Tensor,
     response_lengths: Tensor,

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.model import GPT
+from pipeline.language_model import LanguageModel
 from pipeline.ppo.masks import response_mask
 from pipeline.sampling import Generation, SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ class Rollout:
 
 
 def respond(
-    policy: GPT,
+    policy: LanguageModel,
     prompt_ids: Sequence[Sequence[int]],
     seeds: Sequence[int],
     settings: SamplingSettings,

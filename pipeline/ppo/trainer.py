@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config import PPOConfig
 from pipeline.errors import UserError
-from pipeline.model import GPT
+from pipeline.language_model import LanguageModel
 from pipeline.ppo.check import check_arguments, check_before_training
 from pipeline.ppo.experience import Experience
 from pipeline.ppo.logprobs import response_logprobs, response_values
@@ -74,8 +74,8 @@ class PPOTrainer:
         self,
         args: PPOConfig,
         processing_class: Tokenizer,
-        model: GPT,
-        ref_model: GPT | None,
+        model: LanguageModel,
+        ref_model: LanguageModel | None,
         reward_model: RewardModel,
         train_dataset: Sequence[str],
         value_model: RewardModel | None = None,
@@ -197,7 +197,7 @@ class PPOTrainer:
         return penalize_missing_eos(scores, rollout.finished, penalty) if penalty else scores
 
     @torch.no_grad()
-    def logprobs_of(self, model: GPT, rollout: Rollout) -> Tensor:
+    def logprobs_of(self, model: LanguageModel, rollout: Rollout) -> Tensor:
         """(B, R) log-probabilities of the responses, by the forward that the loss uses."""
         return _join([self._logprobs(model, part)[0] for part in self._parts(rollout)], rollout)
 
@@ -287,7 +287,7 @@ class PPOTrainer:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _logprobs(self, model: GPT, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, model: LanguageModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
         with self.autocast():
             return response_logprobs(
                 model,

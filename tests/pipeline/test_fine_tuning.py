@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM
 from pipeline.config import LoraSection, SftSection
 from pipeline.errors import UserError
 from pipeline.fine_tuning import Run, fine_tune, make_trainer, step_count, trainer_arguments
-from pipeline.model import GPT, load_gpt, save_gpt
+from pipeline.gpt2_format import load_gpt, save_gpt
+from pipeline.language_model import LanguageModel
+from pipeline.model import GPT
 from pipeline.records import Demonstration
 from pipeline.sft import SftRow, encode_demonstration
 from pipeline.tokenizer import Tokenizer
@@ -86,6 +88,7 @@ def test_fine_tuning_learns_repeats_and_loads(
         )  # fmt: skip
         assert steps == list(range(1, step_count(len(rows), section) + 1))
         assert len(steps) == 20
+        assert isinstance(gpt, GPT)
         save_gpt(gpt, tmp_path / str(seed), tiny_tokenizer)
         return gpt.state_dict(), metrics
 
@@ -140,7 +143,7 @@ def train_until(
     base: Path,
     last_step: int | None = None,
     **changes: Any,
-) -> tuple[GPT | None, list[int], list[int]]:
+) -> tuple[LanguageModel | None, list[int], list[int]]:
     """The model (None if killed after ``last_step``), the steps run, and the logged ones."""
     run = make_run(folder, seed=1, key=changes.pop("key", "key"))
     if not run.checkpoints.exists() or last_step is None:
@@ -168,7 +171,7 @@ def train_until(
     return gpt, steps, logged
 
 
-def same(ours: GPT | None, theirs: GPT | None) -> bool:
+def same(ours: LanguageModel | None, theirs: LanguageModel | None) -> bool:
     assert ours is not None
     assert theirs is not None
     weights = theirs.state_dict()
@@ -219,7 +222,7 @@ def test_adapters_are_kept_and_merged(
         tmp_path / "run", rows, tiny_tokenizer, tiny_model_folder,
         lora=LoraSection(rank=4), weight_decay=0.5,
     )  # fmt: skip
-    assert gpt is not None
+    assert isinstance(gpt, GPT)
     base = load_gpt(tiny_model_folder)
     special = {tiny_tokenizer.eos_id, tiny_tokenizer.pad_id, *tiny_tokenizer.never_sampled_ids}
     moved = (gpt.wte.weight != base.wte.weight).any(-1).nonzero().flatten().tolist()

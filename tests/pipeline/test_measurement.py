@@ -10,9 +10,10 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from pipeline.errors import UserError
+from pipeline.gpt2_format import load_gpt
 from pipeline.judges import OverlapJudge
 from pipeline.measurement import Instruments, continuation_logprobs, measure, text_losses
-from pipeline.model import GPT, load_gpt
+from pipeline.model import GPT
 from pipeline.records import Prompt
 from pipeline.reward import RewardModel
 from pipeline.sampling import SamplingSettings, generate

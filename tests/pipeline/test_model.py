@@ -9,15 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from pipeline.errors import UserError
-from pipeline.model import (
-    GPT,
-    GPTConfig,
-    KVCache,
-    causal_attention,
-    from_gpt2_weights,
-    load_gpt,
-    save_gpt,
-)
+from pipeline.gpt2_format import from_gpt2_weights, load_gpt, save_gpt
+from pipeline.model import GPT, GPTConfig, GPTDecoder, causal_attention
 from pipeline.tokenizer import train_tokenizer
 
 CONFIG = GPTConfig(vocab_size=300, context_tokens=24, layers=3, heads=4, width=32)
@@ -116,29 +109,41 @@ def test_save_and_load_are_exact(tmp_path, tokenizer, ids):
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
-def test_cache_gives_the_logits_of_the_whole_sequence_on_ragged_rows():
+@pytest.mark.parametrize("at_a_time", [1, 2, 16])
+def test_decoder_gives_the_logits_of_the_whole_sequence_on_ragged_rows(monkeypatch, at_a_time):
+    monkeypatch.setattr(GPTDecoder, "PROMPTS_AT_A_TIME", at_a_time)
     gpt = GPT(CONFIG)
     spread_out(gpt)
     generator = torch.Generator().manual_seed(4)
     lengths = [3, 7, 5]
     rows = [torch.randint(0, 300, (length + 6,), generator=generator) for length in lengths]
-    prompts = torch.full((3, 7), 299)
-    for row, (ids, length) in enumerate(zip(rows, lengths, strict=True)):
-        prompts[row, :length] = ids[:length]
     with torch.no_grad():
-        cache = KVCache(CONFIG, torch.tensor(lengths), tokens=13, like=gpt.wte.weight)
-        gpt.hidden_states(prompts, cache)
-        for step in range(6):
-            new = torch.stack(
-                [ids[length + step] for ids, length in zip(rows, lengths, strict=True)]
-            )
-            if step == 3:  # a row leaves the batch in between
-                cache.keep(torch.tensor([0, 2]))
-                rows, lengths, new = [rows[0], rows[2]], [3, 5], new[[0, 2]]
-            hidden = gpt.hidden_states(new[:, None], cache)
+        prompts = [ids[:length].tolist() for ids, length in zip(rows, lengths, strict=True)]
+        decoder = gpt.decoder(prompts, 6)
+        for step in range(7):
             for row, (ids, length) in enumerate(zip(rows, lengths, strict=True)):
-                whole = gpt(ids[None, : length + step + 1])[0, -1]
-                torch.testing.assert_close(gpt.logits(hidden[row, 0]), whole, atol=1e-5, rtol=1e-5)
+                whole = gpt(ids[None, : length + step])[0, -1]
+                torch.testing.assert_close(decoder.logits[row], whole, atol=1e-5, rtol=1e-5)
+            if step == 6:
+                break
+            if step == 3:  # a row leaves the batch in between
+                decoder.keep(torch.tensor([0, 2]))
+                rows, lengths = [rows[0], rows[2]], [3, 5]
+            decoder.append(
+                torch.stack([ids[length + step] for ids, length in zip(rows, lengths, strict=True)])
+            )
+
+
+def test_what_memory_held_in_masked_slots_changes_nothing():
+    gpt = GPT(CONFIG)
+    prompts = [[1, 2], [3, 4, 5, 6, 7]]
+    with torch.no_grad():
+        expected = gpt(torch.tensor([[1, 2, 9]]))[0, -1]
+        decoder = gpt.decoder(prompts, 2)
+        for keys, values in zip(decoder.cache.keys, decoder.cache.values, strict=True):
+            keys[..., 5:], values[:, :, 5:] = float("nan"), float("nan")
+        decoder.append(torch.tensor([9, 9]))
+    torch.testing.assert_close(decoder.logits[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_later_tokens_do_not_reach_earlier_ones(ids):
@@ -167,7 +172,7 @@ def test_parameter_count_is_gpt2s():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, "not GPT-2's shape"),
+        ({"model_type": "llama"}, "not of GPT-2's shape"),
         ({"n_embd": 16}, "does not fit config.json"),
         ({"n_head": 5}, "not divisible"),
     ],

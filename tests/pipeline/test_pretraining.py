@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model import GPT, GPTConfig
+from pipeline.language_model import LanguageModel
+from pipeline.model import GPT
 from pipeline.pretraining import (
     batch_of,
     copy_accuracy,
@@ -25,17 +26,17 @@ from pipeline.records import CopyProbe
 from pipeline.tokenizer import Tokenizer
 
 
-class Predicts(nn.Module):
-    """Stands in for a GPT: at each position the likeliest next id is what ``guess`` says."""
+class Predicts(LanguageModel):
+    """At each position the likeliest next id is what ``guess`` says."""
 
     def __init__(self, tokenizer: Tokenizer, guess: dict[int, int] | None = None) -> None:
         super().__init__()
-        self.config = GPTConfig(tokenizer.vocab_size, 64, layers=1, heads=1, width=1)
-        self.wte = nn.Embedding(1, 1)
+        self.vocab_size, self.context_tokens, self.width = tokenizer.vocab_size, 64, 1
+        self.weight = nn.Parameter(torch.zeros(1))
         self.guess = guess or {}
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        logits = torch.zeros(*input_ids.shape, self.config.vocab_size)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = torch.zeros(*input_ids.shape, self.vocab_size)
         for current, following in self.guess.items():
             logits[..., following] += (input_ids == current) * 9.0
         return logits

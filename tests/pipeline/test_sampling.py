@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from scipy import stats
 from transformers import AutoModelForCausalLM
 
 from pipeline.errors import UserError
-from pipeline.model import GPT, GPTConfig, save_gpt
+from pipeline.gpt2_format import save_gpt
+from pipeline.model import GPT, GPTConfig
 from pipeline.sampling import (
     SamplingSettings,
     draw,
@@ -21,6 +23,7 @@ from pipeline.sampling import (
     row_uniforms,
     stream,
 )
+from pipeline.side_by_side import side_by_side
 from pipeline.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["the fox and the owl walk home by the river"] * 3, 280)
@@ -154,6 +157,42 @@ def test_stream_spells_the_generated_text(model):
     for prompt, seed, text in zip(PROMPTS, SEEDS, whole, strict=False):
         pieces = "".join(stream(model, prompt, seed, settings, TOKENIZER))
         assert pieces == text
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_that_share_the_rows_change_nothing(model):
+    prompts, seeds = PROMPTS * 4, list(range(84))
+    told: list[int] = []
+    shared = generate(model, prompts, seeds, SamplingSettings(16), TOKENIZER, told.append)
+    assert told == [42, 42]
+    assert torch.get_num_threads() == 2
+    alone = generate(model, prompts, seeds, SamplingSettings(16, batch_rows=10), TOKENIZER)
+    assert torch.equal(shared.ids, alone.ids)
+    assert torch.equal(shared.finished, alone.finished)
+    torch.testing.assert_close(shared.logprobs, alone.logprobs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_in_one_thread_is_raised_and_the_threads_come_back():
+    def work(part: int) -> int:
+        assert torch.get_num_threads() == 1
+        if part == 3:
+            raise ValueError("part 3")
+        return part
+
+    done: list[int] = []
+    with pytest.raises(ValueError, match="part 3"):
+        done.extend(side_by_side(work, range(5), 2))
+    assert torch.get_num_threads() == 2
+    assert list(side_by_side(lambda part: part * 2, range(5), 2)) == [0, 2, 4, 6, 8]
 
 
 def test_too_long_is_one_line(model):

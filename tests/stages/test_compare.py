@@ -15,7 +15,8 @@ import torch
 from pipeline.artifacts import verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import GPT, load_gpt, save_gpt
+from pipeline.gpt2_format import load_gpt, save_gpt
+from pipeline.model import GPT
 from pipeline.records import Prompt, write_rows
 from pipeline.reward import RewardModel, save_reward_model
 from pipeline.sampling import SamplingSettings, generate

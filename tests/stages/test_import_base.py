@@ -1,4 +1,4 @@
-"""Importing a base: the tokens that were there keep their logits, variants are refused."""
+"""Importing a base: the tokens that were there keep their logits, in any architecture."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
+    GraniteConfig,
+    LlamaConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.gpt2_format import load_gpt
+from pipeline.hugging_face import load_language_model
 from pipeline.tokenizer import Tokenizer
 from stages import import_base
 
@@ -165,36 +168,76 @@ def test_a_stored_truncation_does_not_cut_prompts(tmp_path: Path, run_stage: Run
     assert ours.decode(ours.encode(TEXTS[0])) == TEXTS[0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"activation_function": "relu"}, "relu"),
-        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon must be 1e-05, got 1e-06"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
-        ({"rows": 100}, "280 tokens.*100 embeddings"),
-    ],
-)
-def test_variants_are_refused(
-    tmp_path: Path, run_stage: RunStage, settings: dict[str, Any], message: str
-) -> None:
-    write_gpt2(tmp_path / "gpt2", **settings)
-    with pytest.raises(UserError, match=message):
+GPT2_SIZES: dict[str, Any] = {"n_positions": 48, "n_layer": 2, "n_head": 2, "n_embd": 16}
+LLAMA_SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 48,
+}
+OTHERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "another activation": (GPT2Config, GPT2_SIZES | {"activation_function": "relu"}),
+    "another norm": (GPT2Config, GPT2_SIZES | {"layer_norm_epsilon": 1e-6}),
+    "an untied head": (GPT2Config, GPT2_SIZES | {"tie_word_embeddings": False}),
+    "llama": (LlamaConfig, LLAMA_SIZES),
+    "qwen, rows to spare": (
+        Qwen2Config,
+        LLAMA_SIZES | {"tie_word_embeddings": True, "vocab_size": 333},
+    ),
+    "phi, whose head has biases": (PhiConfig, LLAMA_SIZES | {"num_key_value_heads": 4}),
+}
+
+
+def write_other(folder: Path, name: str) -> Any:
+    """A causal model of random weights in a folder, with the byte-level tokenizer."""
+    backend = plain_tokenizer()
+    kind, settings = OTHERS[name]
+    config = kind(**({"vocab_size": backend.get_vocab_size()} | settings))
+    config.bos_token_id = config.eos_token_id = backend.token_to_id(END)
+    config.pad_token_id = None
+    torch.manual_seed(5)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.eval().save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_causal_model_keeps_its_logits(tmp_path: Path, run_stage: RunStage, name: str) -> None:
+    theirs = write_other(tmp_path / "other", name)
+    folder = run_stage("other")
+    old = plain_tokenizer().get_vocab_size()
+    ids = torch.tensor([[5, 200, old - 1, 7]])
+    ours = load_language_model(folder)
+    with torch.no_grad():
+        before = theirs(ids).logits[..., :old]
+        after = ours(ids)
+        reloaded = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert ours.vocab_size == Tokenizer.load(folder).vocab_size == old + 3
+    torch.testing.assert_close(after[..., :old], before, atol=1e-4, rtol=1e-4)
+    mean = before.mean(-1, keepdim=True).expand(-1, -1, 3)
+    torch.testing.assert_close(after[..., old:], mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after, reloaded, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, run_stage: RunStage) -> None:
+    write_gpt2(tmp_path / "gpt2", rows=100)
+    with pytest.raises(UserError, match=r"280 tokens.*100 embeddings"):
         run_stage("gpt2")
     assert not (tmp_path / "run" / "base").exists()
 
 
-def test_other_architectures_are_refused(tmp_path: Path, run_stage: RunStage) -> None:
-    config = GPTNeoConfig(
-        vocab_size=300,
-        hidden_size=16,
-        num_layers=2,
-        num_heads=2,
-        attention_types=[[["global", "local"], 1]],
-    )
-    GPTNeoForCausalLM(config).save_pretrained(tmp_path / "neo")
-    with pytest.raises(UserError, match="gpt_neo"):
-        run_stage("neo")
+def test_scaled_logits_are_refused(tmp_path: Path, run_stage: RunStage) -> None:
+    backend = plain_tokenizer()
+    sizes: dict[str, Any] = LLAMA_SIZES | {"vocab_size": backend.get_vocab_size()}
+    config = GraniteConfig(**sizes, logits_scaling=8.0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "granite")
+    with pytest.raises(UserError, match="does more to its logits"):
+        run_stage("granite")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])

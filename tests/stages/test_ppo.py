@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from pipeline.artifacts import Identity, WorkRecord, publish, temporary_folder, verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.gpt2_format import load_gpt
 from pipeline.records import Prompt, write_rows
 from pipeline.reward import RewardModel, save_reward_model
 from pipeline.tokenizer import Tokenizer, train_tokenizer

@@ -17,7 +17,7 @@ from pipeline.artifacts import verify
 from pipeline.config import RunConfig
 from pipeline.data import Cache, Source, load_sources, tokenize_sources
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.gpt2_format import load_gpt
 from pipeline.tokenizer import Tokenizer
 from stages import data, pretrain
 

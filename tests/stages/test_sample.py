@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt, save_gpt
+from pipeline.gpt2_format import load_gpt, save_gpt
 from pipeline.records import Prompt, SampleSet, read_rows, write_rows
 from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.artifacts import verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.model import load_gpt
+from pipeline.gpt2_format import load_gpt
 from pipeline.records import Demonstration, write_rows
 from stages import sft
 
