@@ -5,27 +5,32 @@
 
 The model is the quickstart's base in size, with random weights; on a GPU also GPT-2's 124M. Both
 samplers draw the same number of tokens (the end token is forbidden) from the same prompts of mixed
-length at temperature 1, in turns, in the same precision. ``of_bandwidth`` is the share of the
-device's copying speed that one pass over the weights and the keys and values for each step would
-take: the least that decoding can do. The last line is one JSON object.
+length at temperature 1, in turns, in the same precision, each in a process of its own: ours set up
+as a stage is, the peer's as Python starts it. ``of_bandwidth`` is the share of the device's reading
+speed that one pass over the weights and the keys and values for each step would take: the least
+that decoding can do. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 import transformers
 
-from pipeline.flops import synchronize
+from pipeline.environment import keep_freed_memory
+from pipeline.flops import parameter_count, synchronize
 from pipeline.gpt2_format import save_gpt
 from pipeline.model import GPT, GPTConfig
 from pipeline.sampling import SamplingSettings, generate
@@ -68,26 +73,80 @@ def endless_tokenizer(vocab_size: int) -> Tokenizer:
 
 def compare(case: Case, runs: int) -> dict[str, float]:
     """Tokens per second of both samplers (medians), their ratio, and the bandwidth's share."""
+    seconds = in_turns(case, runs)
+    tokens = case.rows * case.response_tokens
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "tokens_per_second": tokens / seconds["ours"],
+        "generate_tokens_per_second": tokens / seconds["generate"],
+        "ratio_vs_generate": seconds["generate"] / seconds["ours"],
+        "of_bandwidth": least_seconds(case, device) / seconds["ours"],
+    }
+
+
+def in_turns(case: Case, runs: int) -> dict[str, float]:
+    """The median seconds of each sampler, run in turns after one round that does not count."""
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, Connection] = {}
+    for name in CONTESTANTS:
+        workers[name], theirs = context.Pipe()
+        context.Process(target=work, args=(name, case, theirs), daemon=True).start()
+        theirs.close()
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for run in range(runs + 1):
+        for name, worker in workers.items():
+            worker.send("once more")
+            seconds = worker.recv()
+            if run:
+                times[name].append(seconds)
+    for worker in workers.values():
+        worker.close()
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def work(name: str, case: Case, caller: Connection) -> None:
+    """A process that samples each time it is asked to, and answers with the seconds it took."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    sample = CONTESTANTS[name](case, device)
+    with suppress(EOFError):
+        while caller.recv():
+            synchronize(device)
+            started = time.perf_counter()
+            sample()
+            synchronize(device)
+            caller.send(time.perf_counter() - started)
+
+
+def same_model(case: Case) -> tuple[GPT, Tokenizer, list[torch.Tensor]]:
+    """The case's model, tokenizer and prompts: equal in every process."""
     torch.manual_seed(0)
     tokenizer = endless_tokenizer(case.config.vocab_size)
-    model = GPT(case.config)
+    model = GPT(case.config).eval()
     low, high = case.prompt_tokens
-    generator = torch.Generator().manual_seed(1)
-    prompts = [
-        torch.randint(4, 260, (low + i * (high - low) // (case.rows - 1),), generator=generator)
-        for i in range(case.rows)
-    ]
-    theirs: Any = as_transformers(model, tokenizer)
-    theirs.to(device).eval()
-    model = model.to(device).eval()
+    lengths = [low + i * (high - low) // (case.rows - 1) for i in range(case.rows)]
+    return model, tokenizer, [torch.randint(4, 260, (length,)) for length in lengths]
+
+
+def our_sampler(case: Case, device: torch.device) -> Callable[[], None]:
+    """This project's sampler, in a process set up as a stage's is."""
+    keep_freed_memory()
+    model, tokenizer, prompts = same_model(case)
+    model = model.to(device)
     settings = SamplingSettings(case.response_tokens, batch_rows=case.rows)
     ids = [prompt.tolist() for prompt in prompts]
 
-    def ours() -> None:
+    def sample() -> None:
         drawn = generate(model, ids, list(range(case.rows)), settings, tokenizer)
         assert bool((drawn.lengths == case.response_tokens).all())
 
+    return sample
+
+
+def their_sampler(case: Case, device: torch.device) -> Callable[[], None]:
+    """``generate`` of transformers, in a process as Python starts it."""
+    model, tokenizer, prompts = same_model(case)
+    theirs: Any = as_transformers(model, tokenizer)
+    theirs.to(device).eval()
     batch, mask = left_padded(prompts, device)
     options = transformers.GenerationConfig(
         do_sample=True, top_k=0, top_p=1.0, temperature=1.0, pad_token_id=tokenizer.pad_id,
@@ -95,20 +154,15 @@ def compare(case: Case, runs: int) -> dict[str, float]:
         min_new_tokens=case.response_tokens, suppress_tokens=list(tokenizer.never_sampled_ids),
     )  # fmt: skip
 
-    def peer() -> None:
+    def sample() -> None:
         with torch.inference_mode():
             drawn = theirs.generate(batch, attention_mask=mask, generation_config=options)
         assert drawn.shape[1] == batch.shape[1] + case.response_tokens
 
-    seconds = in_turns([ours, peer], runs, device)
-    tokens = case.rows * case.response_tokens
-    bound = least_seconds(case, model) / seconds[0]
-    return {
-        "tokens_per_second": tokens / seconds[0],
-        "generate_tokens_per_second": tokens / seconds[1],
-        "ratio_vs_generate": seconds[1] / seconds[0],
-        "of_bandwidth": bound,
-    }
+    return sample
+
+
+CONTESTANTS = {"ours": our_sampler, "generate": their_sampler}
 
 
 def as_transformers(model: GPT, tokenizer: Tokenizer) -> Any:
@@ -134,29 +188,13 @@ def left_padded(
     return ids.to(device), mask.to(device)
 
 
-def in_turns(
-    contestants: Sequence[Callable[[], None]], runs: int, device: torch.device
-) -> list[float]:
-    """The median seconds of each, run in turns after one round that does not count."""
-    times: list[list[float]] = [[] for _ in contestants]
-    for run in range(runs + 1):
-        for contestant, taken in zip(contestants, times, strict=True):
-            synchronize(device)
-            started = time.perf_counter()
-            contestant()
-            synchronize(device)
-            if run:
-                taken.append(time.perf_counter() - started)
-    return [statistics.median(taken) for taken in times]
-
-
-def least_seconds(case: Case, model: GPT) -> float:
+def least_seconds(case: Case, device: torch.device) -> float:
     """The time to read, once a step, all weights and the keys and values so far."""
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    weights = parameter_count(case.config) * 4  # bytes
     per_token = 2 * case.config.layers * case.config.width * 4  # bytes of a row's k and v
     mean_length = sum(case.prompt_tokens) / 2 + case.response_tokens / 2
     read = weights + case.rows * mean_length * per_token
-    return case.response_tokens * read / read_speed(model.wte.weight.device)
+    return case.response_tokens * read / read_speed(device)
 
 
 def read_speed(device: torch.device) -> float:

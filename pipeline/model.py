@@ -251,7 +251,7 @@ class GPTDecoder:
     padding, which costs as much as real tokens.
     """
 
-    PROMPTS_AT_A_TIME = 16
+    PROMPTS_AT_A_TIME = 8
 
     def __init__(self, gpt: GPT, prompt_ids: Sequence[Sequence[int]], new_tokens: int) -> None:
         self.gpt = gpt

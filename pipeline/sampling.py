@@ -134,10 +134,11 @@ def generate(
     threads = 1
     if device.type == "cpu":
         threads = max(1, min(torch.get_num_threads(), at_once // FEWEST_ROWS_A_THREAD))
-    # Rows of similar prompt length share a batch; results do not depend on it.
+    # Rows of similar prompt length are decoded together, for little padding, and each thread gets
+    # its share of short and of long ones; results do not depend on it.
     order = sorted(range(B), key=lambda row: len(prompt_ids[row]))
-    size = max(1, at_once // threads)
-    batches = [order[start : start + size] for start in range(0, B, size)]
+    together = [order[start : start + at_once] for start in range(0, B, max(1, at_once))]
+    batches = [rows[i::threads] for rows in together for i in range(min(threads, len(rows)))]
     for rows in side_by_side(fill, batches, threads):
         if on_batch is not None:
             on_batch(rows)

@@ -40,7 +40,12 @@ from pipeline.artifacts import (
     verify,
 )
 from pipeline.config import RunConfig
-from pipeline.environment import environment, peak_memory_bytes, reset_peak_memory
+from pipeline.environment import (
+    environment,
+    keep_freed_memory,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from pipeline.errors import UserError
 from pipeline.precision import autocast_of, forget_accelerate, precision_of
 from pipeline.progress import Progress
@@ -223,6 +228,7 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
     chain.section_values(name, config)
     _check_world_size(name, config, int(os.environ.get("WORLD_SIZE", "1")))
     started = datetime.now(UTC)
+    keep_freed_memory()
     reset_peak_memory()
     if _rank() > 0:
         inputs = _checked_inputs(links, config, run_folder, every_byte=False)
