@@ -38,7 +38,7 @@ TABLE = (
     StageLinks("compare", "compare", ("base", "sft", "ppo", "reward", "data")),
 )
 STAGES = tuple(links.stage for links in TABLE)
-PARALLEL_STAGES = ("pretrain", "sft")  # those that can run in several processes
+PARALLEL_STAGES = ("pretrain", "sft", "reward")  # those that can run in several processes
 
 # What decides nothing. Where the labels are stored (their content decides) may name a host, too.
 _NOT_IN_SECTION = {

@@ -281,15 +281,27 @@ class LabelSection(Section):
 
 
 class RewardSection(Section):
-    """The K-wise reward model. A batch counts prompts: all pairs of a prompt stay together."""
+    """The K-wise reward model. A batch counts prompts: all pairs of a prompt stay together.
+
+    ``ties``: left out, or as pairs that should score alike. ``margin``: by how much the better of a
+    1 and a 7 has to lead, in scores; smaller gaps have their share. ``centering``: the weight of
+    squared scores in the loss, ``question_weight`` that of the labelers' yes/no answers.
+    """
 
     learning_rate: PositiveFloat = 3e-4
     epochs: Positive = 1
     batch_prompts: Positive = 8
+    per_device_batch_prompts: Positive | None = None
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     validation_fraction: Fraction = 0.1
+    ties: Literal["drop", "soft"] = "drop"
+    margin: NonNegativeFloat = 0.0
+    centering: NonNegativeFloat = 0.0
+    question_weight: NonNegativeFloat = 0.0
+    lora: LoraSection | None = None
+    checkpoint_every_steps: Positive = 500
 
 
 class CompareSection(Section):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -33,14 +34,23 @@ def keep_freed_memory() -> None:
     By default it gives large blocks back to the system at once, and each operation's result is
     then mapped and zeroed anew: tens of thousands of page faults in one training step.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if set_option is not None:
+    if (set_option := _glibc("mallopt")) is not None:
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             set_option(option, 2**30)
 
 
+def _glibc(function: str) -> Any:
+    """A function of the C library; None where it has none of this name."""
+    return getattr(ctypes.CDLL(None), function, None) if sys.platform == "linux" else None
+
+
 def reset_peak_memory() -> None:
-    """Makes the peak a stage's own where several run in one process; only Linux can do it."""
+    """Makes the peak a stage's own where several run in one process; only Linux can do it.
+
+    Freed memory that was kept goes back to the system first.
+    """
+    if (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

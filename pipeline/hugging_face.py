@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
-class HuggingFaceLM(LanguageModel):
-    """A causal model of ``transformers`` without dropout.
+class HuggingFaceTrunk(LanguageModel):
+    """A model of ``transformers`` without head and without dropout: hidden states alone.
 
     Args:
-        inner: the model, whose final hidden states times its output matrix are its logits
-            (``check_language_model`` makes sure).
+        inner: the model.
+        width: of its hidden states.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, width: int) -> None:
         super().__init__()
         self.inner: Any = inner
+        self.width = width
         self.vocab_size = inner.get_input_embeddings().weight.shape[0]
-        self.width = inner.get_output_embeddings().weight.shape[1]
         self.context_tokens = context_of(inner.config.to_dict(), inner.config.model_type)
         accepted = inspect.signature(inner.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.takes_logits_to_keep = "logits_to_keep" in accepted
         self.train(False)
 
-    def train(self, mode: bool = True) -> HuggingFaceLM:
+    def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode, in which gradients flow and nothing is dropped at random."""
         super().train(False)
         return self
@@ -67,6 +67,18 @@ class HuggingFaceLM(LanguageModel):
         if self.takes_positions:
             arguments["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         return self.inner.base_model(input_ids, **arguments).last_hidden_state
+
+
+class HuggingFaceLM(HuggingFaceTrunk):
+    """A causal model of ``transformers`` without dropout.
+
+    Args:
+        inner: the model, whose final hidden states times its output matrix are its logits
+            (``check_language_model`` makes sure).
+    """
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner, inner.get_output_embeddings().weight.shape[1])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) for hidden states (..., C)."""
@@ -154,6 +166,13 @@ def check_language_model(model: HuggingFaceLM, where: object) -> None:
         except (AttributeError, TypeError):
             problem = "has no cache of keys and values whose rows can be dropped"
     raise UserError(where, f"is not supported: it {problem}.", "use another model.")
+
+
+def trunk_of(model: LanguageModel) -> LanguageModel:
+    """The part of a language model that a head of another kind can be put on."""
+    if isinstance(model, HuggingFaceLM):
+        return HuggingFaceTrunk(model.inner.base_model, model.width)
+    return model
 
 
 # --- folders --------------------------------------------------------------------------------------

@@ -60,6 +60,11 @@ class LanguageModel(nn.Module):
         return self.logits(self.hidden_states(input_ids, attention_mask))
 
     @property
+    def final_bias(self) -> Tensor | None:
+        """(C,) what the final norm adds to every hidden state; None where it adds nothing."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

@@ -14,7 +14,8 @@ from pipeline.judges import Judge
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.logprobs import response_logprobs
 from pipeline.records import Prompt
-from pipeline.reward import RewardModel, pad_rows, score_rows
+from pipeline.reward import RewardModel, score_rows
+from pipeline.reward_batches import pad_rows
 from pipeline.sampling import SamplingSettings, generate, response_texts
 from pipeline.tokenizer import Tokenizer
 

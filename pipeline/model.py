@@ -239,6 +239,11 @@ class GPT(LanguageModel):
         """(..., V) for hidden states (..., C)."""
         return F.linear(hidden, self.wte.weight)
 
+    @property
+    def final_bias(self) -> Tensor:
+        """(C,) what the final norm adds to every hidden state."""
+        return self.ln_f.bias
+
     def decoder(self, prompt_ids: Sequence[Sequence[int]], new_tokens: int) -> GPTDecoder:
         """The prompts, read and ready to grow by up to ``new_tokens`` tokens."""
         return GPTDecoder(self, prompt_ids, new_tokens)

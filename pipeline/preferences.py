@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -62,13 +62,22 @@ class PromptComparisons:
         responses: the distinct responses, in order of first appearance.
         pairs: ``(better, worse)`` as indices into ``responses``.
         rating_gaps: for each pair the better minus the worse rating; negative where a labeler
-            confirmed a rank that contradicts the rating.
+            confirmed a rank that contradicts the rating, None where there are no ratings.
+        labelers: for each pair the pseudonym of who ordered it.
+        ties: ``(first, second)``, first < second, that a labeler tied; once for each labeler.
+        answers: for each response the share of yes to each question, among the labelers who
+            answered it with yes or no; a question that nobody answered is absent.
+        group: what a split keeps together; the prompt itself where nothing else is said.
     """
 
     prompt: str
     responses: tuple[RankedResponse, ...]
     pairs: tuple[Pair, ...]
-    rating_gaps: tuple[int, ...]
+    rating_gaps: tuple[int | None, ...]
+    labelers: tuple[str, ...] = ()
+    ties: tuple[Pair, ...] = ()
+    answers: tuple[Mapping[str, float], ...] = ()
+    group: str = ""
 
 
 def comparisons_by_prompt(rankings: Sequence[Ranking]) -> list[PromptComparisons]:
@@ -83,12 +92,54 @@ def _pool(prompt: str, rankings: Sequence[Ranking]) -> PromptComparisons:
     index_of: dict[RankedResponse, int] = {}
     pairs: list[Pair] = []
     gaps: list[int] = []
+    labelers: list[str] = []
+    ties: list[Pair] = []
+    given: list[dict[str, list[bool]]] = []
     for ranking in rankings:
         indices = [index_of.setdefault(r, len(index_of)) for r in ranking.responses]
         for better, worse in pairs_from_ranks(ranking.ranks):
             pairs.append((indices[better], indices[worse]))
             gaps.append(ranking.ratings[better] - ranking.ratings[worse])
-    return PromptComparisons(prompt, tuple(index_of), tuple(pairs), tuple(gaps))
+            labelers.append(ranking.labeler)
+        for first, second in combinations(range(len(indices)), 2):
+            if ranking.ranks[first] == ranking.ranks[second]:
+                low, high = sorted((indices[first], indices[second]))
+                ties.append((low, high))
+        given += [{} for _ in range(len(index_of) - len(given))]
+        for question, answers in ranking.answers.items():
+            for index, answer in zip(indices, answers, strict=True):
+                if answer is not None:
+                    given[index].setdefault(question, []).append(answer)
+    shares = [{name: sum(yes) / len(yes) for name, yes in answers.items()} for answers in given]
+    return PromptComparisons(
+        prompt, tuple(index_of), tuple(pairs), tuple(gaps), tuple(labelers), tuple(ties),
+        tuple(shares), group=prompt,
+    )  # fmt: skip
+
+
+def split_comparisons(
+    comparisons: Sequence[PromptComparisons], fraction: float, seed: int
+) -> tuple[list[PromptComparisons], list[PromptComparisons]]:
+    """``(training, validation)``: the comparisons divided by a hash of their group.
+
+    ``fraction`` counts groups, rounded to the nearest but at least one on either side; which groups
+    those are depends on their names and ``seed``, not on the order of the rows.
+
+    Raises:
+        ValueError: fewer than two groups, ``fraction`` outside (0, 1), or one prompt in two groups.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction {fraction} is not between 0 and 1")
+    groups = sorted({one.group for one in comparisons}, key=lambda group: _hash(group, seed))
+    if len(groups) < 2:
+        raise ValueError(f"{len(groups)} distinct prompts cannot be divided")
+    size = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+    held_out = frozenset(groups[:size])
+    training = [one for one in comparisons if one.group not in held_out]
+    validation = [one for one in comparisons if one.group in held_out]
+    if {one.prompt for one in training} & {one.prompt for one in validation}:
+        raise ValueError("one prompt stands in two groups")
+    return training, validation
 
 
 def split_by_prompt(

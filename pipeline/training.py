@@ -21,6 +21,7 @@ from pipeline.checkpoints import Checkpoints, restore_training_state, training_s
 from pipeline.errors import UserError
 
 Metrics = Mapping[str, float]
+PartMetrics = Mapping[str, float | Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def fit(
     accelerator: Accelerator,
     model: nn.Module,
     optimizers: Sequence[Optimizer],
-    loss_at: Callable[[int, int], tuple[Tensor, Metrics]],
+    loss_at: Callable[[int, int], tuple[Tensor, PartMetrics]],
     *,
     schedule: Schedule,
     max_grad_norm: float,
@@ -96,7 +97,7 @@ def fit(
 def backward(
     accelerator: Accelerator,
     model: nn.Module,
-    loss_at: Callable[[int, int], tuple[Tensor, Metrics]],
+    loss_at: Callable[[int, int], tuple[Tensor, PartMetrics]],
     step: int,
     parts: int,
     autocast: Callable[[], AbstractContextManager[None]],

@@ -107,6 +107,20 @@ def chat_command(
     chat(checkpoint, temperature, max_response_tokens)
 
 
+@app.command("score")
+def score_command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A reward model.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: prompt, response.")],
+    debug: Debug = False,
+) -> None:
+    """Score responses: each row of a file comes back with the reward model's score."""
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(checkpoint, "is no model folder.", "name one: runs/quickstart/reward.")
+    from stages.score import score
+
+    score(checkpoint, file)
+
+
 @app.command("label")
 def label_command(
     config: ConfigPath,

@@ -25,7 +25,7 @@ from pipeline.judges import Judge, OverlapJudge, RubricJudge
 from pipeline.measurement import Instruments, measure
 from pipeline.records import Prompt, read_rows
 from pipeline.report import render_html
-from pipeline.reward import load_reward_model
+from pipeline.reward_files import load_reward_model
 from pipeline.sampling import SamplingSettings
 from pipeline.stage_context import METRICS_FILE, StageContext, derive_seed, open_stage
 from pipeline.tinyworld import build_world, world_constants

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.hugging_face import load_language_model, save_language_model
 from pipeline.ppo import PPOTrainer
 from pipeline.records import Prompt, read_rows
-from pipeline.reward import load_reward_model, save_reward_model
+from pipeline.reward_files import load_reward_model, save_reward_model
 from pipeline.stage_context import open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main

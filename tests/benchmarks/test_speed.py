@@ -17,6 +17,7 @@ QuickRun = Callable[[str], list[str]]
     [
         ("decode", {"tokens_per_second_b4", "ratio_vs_generate_b4", "of_bandwidth_b4"}),
         ("pretrain", {"tokens_per_second", "ratio_vs_trainer", "mfu"}),
+        ("reward", {"prompts_per_second_k4", "ratio_vs_trl_k4"}),
     ],
 )
 def test_the_last_line_holds_the_figures(quick_run: QuickRun, name: str, figures: set[str]) -> None:

@@ -16,18 +16,17 @@ from pipeline.errors import UserError
 from pipeline.model import GPT, GPTConfig
 from pipeline.preferences import Pair, PromptComparisons, pairs_from_ranks
 from pipeline.records import RankedResponse
-from pipeline.reward import (
+from pipeline.reward import RewardModel, score_rows
+from pipeline.reward_batches import (
     EncodedComparisons,
     RewardBatch,
-    RewardModel,
     batch_schedule,
     collate,
     encode_comparisons,
-    kwise_loss_sum,
     pad_rows,
-    save_reward_model,
-    score_rows,
 )
+from pipeline.reward_files import save_reward_model
+from pipeline.reward_loss import kwise_loss_sum
 from pipeline.tokenizer import Tokenizer
 
 PAD = 31
@@ -171,7 +170,9 @@ def test_parts_of_a_batch_add_up_to_the_whole(model: RewardModel) -> None:
             scores = model(batch.input_ids, batch.lengths)
             loss = kwise_loss_sum(scores, batch.pair_indices, batch.pair_weights) / count
             loss.backward()
-        return torch.cat([cast(Tensor, p.grad).flatten() for p in model.trunk.h.parameters()])
+        return torch.cat(
+            [cast(Tensor, p.grad).flatten() for p in cast(GPT, model.trunk).h.parameters()]
+        )
 
     whole = gradient([elements])
     assert whole.abs().max() > 1e-4
@@ -200,7 +201,7 @@ def test_tied_prompts_have_no_loss_and_no_gradient(model: RewardModel) -> None:
 
 def test_each_response_is_run_once(model: RewardModel) -> None:
     rows_seen: list[int] = []
-    model.trunk.wte.register_forward_hook(
+    cast(GPT, model.trunk).wte.register_forward_hook(
         lambda module, inputs, output: rows_seen.append(len(inputs[0]))
     )
     batch = collate(random_elements(7, [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 4]]), PAD)

@@ -12,14 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import UserError
 from pipeline.model import GPT, GPTConfig
-from pipeline.reward import (
-    RewardModel,
-    load_reward_model,
-    normalize,
-    pad_rows,
-    save_reward_model,
-    score_rows,
-)
+from pipeline.reward import RewardModel, normalize, score_rows
+from pipeline.reward_batches import pad_rows
+from pipeline.reward_files import load_reward_model, save_reward_model
 from pipeline.tokenizer import Tokenizer, train_tokenizer
 
 PAD = 31

@@ -18,7 +18,8 @@ from pipeline.errors import UserError
 from pipeline.gpt2_format import load_gpt, save_gpt
 from pipeline.model import GPT
 from pipeline.records import Prompt, write_rows
-from pipeline.reward import RewardModel, save_reward_model
+from pipeline.reward import RewardModel
+from pipeline.reward_files import save_reward_model
 from pipeline.sampling import SamplingSettings, generate
 from pipeline.stage_context import derive_seed
 from pipeline.tokenizer import Tokenizer

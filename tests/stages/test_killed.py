@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from pipeline.artifacts import read_manifest, verify
 
@@ -22,17 +24,21 @@ CONFIG = """
 seed: 3
 precision: fp32
 data:
-  tinyworld: {documents: 120, demonstrations: 40, label_prompts: 4, ppo_prompts: 4,
+  tinyworld: {documents: 120, demonstrations: 40, label_prompts: 26, ppo_prompts: 4,
               heldout_prompts: 4}
 pretrain: {vocab_size: 320, layers: 1, heads: 2, width: 32, context_tokens: 192, row_tokens: 24,
            batch_rows: 8, steps: 60, checkpoint_every_steps: 7}
 sft: {learning_rate: 1e-3, epochs: 2, batch_rows: 2, checkpoint_every_steps: 5}
+sample: {responses_per_prompt: 3, max_response_tokens: 16}
+reward: {learning_rate: 1e-3, epochs: 8, batch_prompts: 5, question_weight: 1.0, ties: soft,
+         validation_fraction: 0.2, checkpoint_every_steps: 3}
 """
 SECONDS = 120
 
 
-def start(work: Path, name: str, processes: int) -> subprocess.Popen[str]:
-    arguments = ["run", "x.yaml", "--until", "sft", f"name={name}", f"processes={processes}"]
+def start(work: Path, name: str, processes: int, *overrides: str) -> subprocess.Popen[str]:
+    arguments = ["run", "x.yaml", "--until", "reward", f"name={name}", f"processes={processes}"]
+    arguments += overrides
     return subprocess.Popen(
         [sys.executable, "-m", "stages", *arguments],
         cwd=work,
@@ -90,8 +96,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes:
     assert not (runs / name / "base").exists()
     kill_at_a_checkpoint(work, name, processes, "sft", "checkpoint-*/index.json")
     assert not (runs / name / "sft").exists()
+    kill_at_a_checkpoint(work, name, processes, "reward", "step-*/index.json")
+    assert not (runs / name / "reward").exists()
     finish(start(work, name, processes))
-    for stage in ("base", "sft"):
+    for stage in ("base", "sft", "reward"):
         killed, whole = runs / name / stage, runs / f"whole-{processes}" / stage
         assert verify(killed) is None
         ours, theirs = (folder / "model.safetensors" for folder in (killed, whole))
@@ -109,6 +117,25 @@ def test_two_processes_train_as_one(work: Path) -> None:
         one, two = (losses_logged(work / "runs" / f"whole-{n}" / stage) for n in (1, 2))
         assert len(one) > 5
         assert two == pytest.approx(one, rel=tolerance)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_of_prompts_may_be_cut_as_one_likes(work: Path, processes: int) -> None:
+    """The reward model of the same labels, whatever a device takes at a time."""
+    runs, name = work / "runs", f"cut-{processes}"
+    shutil.copytree(runs / "whole-1", runs / name)
+    finish(start(work, name, processes, "reward.per_device_batch_prompts=1"))
+    whole, cut = runs / "whole-1" / "reward", runs / name / "reward"
+    assert losses_logged(cut) == pytest.approx(losses_logged(whole), rel=1e-4)
+    for one, other in zip(losses_logged(whole)[:3], losses_logged(cut)[:3], strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    scores, questions = (
+        [safetensors.torch.load_file(folder / file) for folder in (whole, cut)]
+        for file in ("model.safetensors", "questions.safetensors")
+    )
+    for ours, theirs in (scores, questions):
+        for key, weight in ours.items():
+            torch.testing.assert_close(theirs[key], weight, atol=1e-3, rtol=0)
 
 
 def losses_logged(folder: Path) -> list[float]:

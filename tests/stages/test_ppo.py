@@ -16,7 +16,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.gpt2_format import load_gpt
 from pipeline.records import Prompt, write_rows
-from pipeline.reward import RewardModel, save_reward_model
+from pipeline.reward import RewardModel
+from pipeline.reward_files import save_reward_model
 from pipeline.tokenizer import Tokenizer, train_tokenizer
 from stages import ppo
 

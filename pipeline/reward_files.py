@@ -1,0 +1,151 @@
+"""A reward model's folder, which plain ``transformers`` loads with the same scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from pipeline.errors import UserError
+from pipeline.gpt2_format import (
+    gpt2_config,
+    is_gpt2,
+    load_gpt,
+    load_weights,
+    read_config,
+    to_gpt2_weights,
+)
+from pipeline.hugging_face import HuggingFaceTrunk
+from pipeline.language_model import LanguageModel
+from pipeline.model import GPT
+from pipeline.reward import RewardModel
+from pipeline.tokenizer import Tokenizer
+
+QUESTIONS_FILE = "questions.safetensors"
+ONE_LABEL = {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
+
+
+def save_reward_model(model: RewardModel, folder: str | Path, tokenizer: Tokenizer) -> None:
+    """Writes a folder that ``AutoModelForSequenceClassification`` loads, with the same scores.
+
+    Hugging Face's classes read the rightmost token that is not the pad. That is the last real token
+    because the pad is a token of its own, which no response contains. The questions' heads stand
+    beside it in ``questions.safetensors``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    head = model.score.weight.detach().cpu().contiguous()
+    if isinstance(model.trunk, GPT):
+        weights = to_gpt2_weights(model.trunk) | {"score.weight": head}
+        path = folder / "model.safetensors"
+        safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+        config = gpt2_config(model.trunk.config, tokenizer) | ONE_LABEL
+        config["architectures"] = ["GPT2ForSequenceClassification"]
+        text = json.dumps(config, indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    else:
+        assert isinstance(model.trunk, HuggingFaceTrunk)
+        theirs = classifier_of(model.trunk, tokenizer)
+        theirs.base_model.load_state_dict(model.trunk.inner.state_dict())
+        theirs.score.weight.data.copy_(head)
+        theirs.save_pretrained(folder)
+    if model.questions is not None:
+        weights = {name: w.detach().cpu() for name, w in model.questions.state_dict().items()}
+        names = {"questions": json.dumps(model.question_names)}
+        safetensors.torch.save_file(weights, folder / QUESTIONS_FILE, metadata=names)
+    tokenizer.save(folder, model.trunk.context_tokens)
+
+
+def classifier_of(trunk: HuggingFaceTrunk, tokenizer: Tokenizer) -> Any:
+    """A sequence classifier of ``transformers`` of the trunk's architecture, of random weights.
+
+    Raises:
+        UserError: ``transformers`` has none, or one that is built otherwise.
+    """
+    import transformers
+
+    config = type(trunk.inner.config)(**(trunk.inner.config.to_dict() | ONE_LABEL))
+    config.pad_token_id = tokenizer.pad_id
+    try:
+        theirs = transformers.AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        theirs = None
+    head = getattr(theirs, "score", None)
+    if not isinstance(head, torch.nn.Linear) or head.weight.shape != (1, trunk.width):
+        raise UserError(
+            "reward",
+            f"transformers has no classifier of {config.model_type!r} with a linear head 'score'.",
+            "start from a base of another architecture.",
+        )
+    return theirs
+
+
+def load_reward_model(folder: str | Path) -> RewardModel:
+    """The reward model of a folder, in fp32 on the CPU.
+
+    Raises:
+        UserError: the folder is broken, or holds a model without a scalar head.
+    """
+    folder = Path(folder)
+    trunk, weight = read_trunk_and_head(folder)
+    if weight is None or weight.shape != (1, trunk.width):
+        raise UserError(
+            folder,
+            "holds no scalar head (score.weight).",
+            "name a folder that the stage reward wrote.",
+        )
+    names, heads = read_questions(folder)
+    model = RewardModel(trunk, questions=names)
+    with torch.no_grad():
+        model.score.weight.copy_(weight)
+    if model.questions is not None:
+        model.questions.load_state_dict(heads)
+    return model
+
+
+def read_trunk_and_head(folder: Path) -> tuple[LanguageModel, torch.Tensor | None]:
+    """The language model below the head, and the head's weight (1, C) if there is one.
+
+    Raises:
+        UserError: the folder is broken.
+    """
+    config = read_config(folder)
+    if is_gpt2(config):
+        return load_gpt(folder), load_weights(folder).get("score.weight")
+    import transformers
+
+    try:
+        theirs: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # it raises OSError, ValueError, KeyError, SafetensorError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = f"cannot be loaded as a reward model ({reason})."
+        raise UserError(folder, problem, "name a folder that the stage reward wrote.") from None
+    weight = getattr(getattr(theirs, "score", None), "weight", None)
+    if weight is None:
+        raise UserError(
+            folder, "holds no scalar head.", "name a folder that the stage reward wrote."
+        )
+    return HuggingFaceTrunk(theirs.base_model, weight.shape[1]), weight.detach()
+
+
+def read_questions(folder: Path) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """The questions of a folder and their heads' weights; both empty where it has none.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = folder / QUESTIONS_FILE
+    if not path.exists():
+        return [], {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = json.loads(file.metadata()["questions"])
+            return names, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(path, f"cannot be read ({error}).", "restore the file.") from None
