@@ -34,9 +34,10 @@ def keep_freed_memory() -> None:
     By default it gives large blocks back to the system at once, and each operation's result is
     then mapped and zeroed anew: tens of thousands of page faults in one training step.
     """
-    if (set_option := _glibc("mallopt")) is not None:
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            set_option(option, 2**30)
+    set_option = _glibc("mallopt")
+    # Older releases refuse thresholds above 32 MiB, with a 0.
+    if set_option and (set_option(M_MMAP_THRESHOLD, 2**30) or set_option(M_MMAP_THRESHOLD, 2**25)):
+        set_option(M_TRIM_THRESHOLD, 2**30)
 
 
 def _glibc(function: str) -> Any:

@@ -27,7 +27,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.checkpoints import LOG, keep_only, restore_log, seal_snapshot, whole_snapshots
 from pipeline.config import SftSection
 from pipeline.errors import UserError
-from pipeline.hugging_face import as_language_model, load_transformers_model
+from pipeline.hugging_face import as_language_model, load_transformers_model, remove_dropout
 from pipeline.language_model import LanguageModel
 from pipeline.sft import SftRow, check_labels, collate
 from pipeline.tokenizer import Tokenizer
@@ -160,6 +160,7 @@ def make_trainer(
     slow_kernel = arguments.bf16 and not torch.cuda.is_available()
     options = {"attn_implementation": "eager"} if slow_kernel else {}
     model = load_transformers_model(base_folder, **options)
+    remove_dropout(model)  # as everywhere else in the chain
     optimizer = None
     if section.lora:
         from pipeline.lora import adapter_optimizer, add_adapters  # PEFT loads for seconds

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # GPT-2 stores these weights as (in, out), torch's Linear as (out, in).
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
+OTHER_HEADS = ("lm_head.weight", "score.weight")
+
 # What GPT-2's configuration can vary and this project's GPT does not: key, the value it has.
 FIXED_SETTINGS = {
     "activation_function": "gelu_new",
@@ -46,15 +48,14 @@ def from_gpt2_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict for ``GPT`` from GPT-2's names and layout.
 
     The ``transformer.`` prefix is optional (OpenAI's files have none). The causal-mask buffers of
-    old files, the tied output matrix and the heads of other models are left out.
+    old files, the tied output matrix and a classifier's head are left out.
     """
     state: dict[str, Tensor] = {}
     for full_name, weight in weights.items():
         name = full_name.removeprefix("transformer.")
-        if name.endswith((".attn.bias", ".attn.masked_bias")):
+        if name.endswith((".attn.bias", ".attn.masked_bias")) or name in OTHER_HEADS:
             continue
-        if name.startswith(("wte.", "wpe.", "h.", "ln_f.")):
-            state[name] = weight.t() if name.endswith(TRANSPOSED) else weight
+        state[name] = weight.t() if name.endswith(TRANSPOSED) else weight
     return state
 
 
@@ -191,12 +192,31 @@ def gpt_config(config: Mapping[str, Any]) -> GPTConfig:
 
 
 def load_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The tensors of a folder's ``model.safetensors``, by name.
+    """The tensors of a folder's ``model.safetensors``, or of the files its index names.
 
     Raises:
-        UserError: the file is missing or cut short.
+        UserError: a file is missing or cut short.
     """
     path = Path(folder) / "model.safetensors"
+    index = path.with_name("model.safetensors.index.json")
+    if index.exists() and not path.exists():
+        try:
+            shards = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(index, f"cannot be read ({error!r}).", "restore the file.") from None
+        parts = [load_tensors(path.with_name(shard)) for shard in shards]
+        return {name: weight for part in parts for name, weight in part.items()}
+    return load_tensors(path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, by name.
+
+    Raises:
+        UserError: it is missing or cut short.
+    """
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.gpt2_format import (
@@ -31,6 +31,14 @@ from pipeline.model import GPT
 
 if TYPE_CHECKING:
     from pipeline.tokenizer import Tokenizer
+
+OTHER_TASKS = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMaskedLM",
+    "ForConditionalGeneration",
+)
 
 # Where architectures state the longest sequence they have positions for.
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -129,9 +137,16 @@ class HuggingFaceDecoder:
 def context_of(config: dict[str, Any], where: object) -> int:
     """The longest sequence of a model with this configuration.
 
+    Of one whose rotary positions change for long texts (longrope), the longest before they do: past
+    it, what a row becomes would depend on how long its neighbors are.
+
     Raises:
         UserError: the configuration does not say.
     """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if "longrope" in (rope.get("rope_type"), rope.get("type")):
+        key = "original_max_position_embeddings"
+        config = {"max_position_embeddings": rope.get(key) or config.get(key)}
     for key in CONTEXT_KEYS:
         if isinstance(config.get(key), int):
             return config[key]
@@ -151,21 +166,22 @@ def check_language_model(model: HuggingFaceLM, where: object) -> None:
     """
     texts = [[token % model.vocab_size for token in range(first, first + 7)] for first in (3, 11)]
     whole = torch.tensor(texts, device=model.device)
-    expected = model.inner(whole, use_cache=False).logits
-    scale = 1e-4 * (1 + expected.abs().max())
-    if (model(whole) - expected).abs().max() > scale:
-        problem = "does more to its logits than multiply by its output matrix"
-    else:
-        try:
+    try:
+        expected = model.inner(whole, use_cache=False).logits
+        scale = 1e-4 * (1 + expected.abs().max())
+        if (model(whole) - expected).abs().max() > scale:
+            problem = "it does more to its logits than multiply by its output matrix"
+        else:
             decoder = model.decoder([texts[0][:6], texts[1][:3]], 1)
             decoder.keep(torch.tensor([1], device=model.device))
             decoder.append(whole[1:, 3])
             if (decoder.logits[0] - expected[1, 3]).abs().max() <= scale:
                 return
-            problem = "does not predict the same from its cache as from the whole text"
-        except (AttributeError, TypeError):
-            problem = "has no cache of keys and values whose rows can be dropped"
-    raise UserError(where, f"is not supported: it {problem}.", "use another model.")
+            problem = "it does not predict the same from its cache as from the whole text"
+    except Exception as error:  # whatever an architecture raises that works in another way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        problem = f"it has no cache of keys and values whose rows can be dropped ({reason})"
+    raise UserError(where, f"is not supported: {problem}.", "use another model.")
 
 
 def trunk_of(model: LanguageModel) -> LanguageModel:
@@ -184,9 +200,24 @@ def load_language_model(folder: str | Path) -> LanguageModel:
     Raises:
         UserError: a file is missing or broken, or ``transformers`` has no such causal model.
     """
+    check_kind(folder)
     if is_gpt2(read_config(folder)):
         return load_gpt(folder)
     return HuggingFaceLM(load_transformers_model(folder))
+
+
+def check_kind(folder: str | Path) -> None:
+    """Raises UserError where a folder holds something else than a whole language model."""
+    path = Path(folder)
+    if (path / "adapter_config.json").exists():
+        raise UserError(
+            path, "holds an adapter (adapter_config.json).", "merge it into its base first."
+        )
+    kinds = read_config(folder).get("architectures") or [""]
+    if str(kinds[0]).endswith(OTHER_TASKS):
+        raise UserError(
+            path, f"holds {kinds[0]}, which does not write text.", "name a language model's folder."
+        )
 
 
 def load_transformers_model(folder: str | Path, **options: Any) -> Any:
@@ -197,7 +228,7 @@ def load_transformers_model(folder: str | Path, **options: Any) -> Any:
     """
     import transformers
 
-    read_config(folder)
+    check_kind(folder)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -206,6 +237,7 @@ def load_transformers_model(folder: str | Path, **options: Any) -> Any:
             dtype=torch.float32,
             trust_remote_code=False,
             local_files_only=True,
+            use_safetensors=True,
             output_loading_info=True,
             **options,
         )
@@ -218,7 +250,8 @@ def load_transformers_model(folder: str | Path, **options: Any) -> Any:
             "transformers knows.",
         ) from None
     model, loading = loaded
-    wrong = sorted([*loading["missing_keys"], *map(str, loading["mismatched_keys"])])
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = sorted(str(key) for kind in kinds for key in loading[kind])
     if wrong:
         raise UserError(
             folder,
@@ -226,6 +259,16 @@ def load_transformers_model(folder: str | Path, **options: Any) -> Any:
             "restore the folder: weights and configuration must come from one model.",
         )
     return model
+
+
+def remove_dropout(model: Any) -> None:
+    """Sets every chance of a model's dropout to 0, in modules and where functions are called."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def as_language_model(model: Any) -> LanguageModel:

@@ -30,6 +30,8 @@ WANTED_FILES = (
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
 )
 
 

@@ -9,6 +9,7 @@ Shapes: B prompts, R response tokens, V vocabulary.
 from __future__ import annotations
 
 import codecs
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from pipeline.tokenizer import Tokenizer
 
 LOOK_EVERY_STEPS = 4  # asking whether rows have ended costs a synchronization on a GPU
 FEWEST_ROWS_A_THREAD = 16  # of fewer, a step costs its overhead and not its rows
+SHORT_PROMPT_TOKENS = 64
 COMPACT_BELOW = 0.75  # moving rows together costs a copy of the cache: not for a few that ended
 
 
@@ -117,12 +119,15 @@ def generate(
     )
 
     @torch.inference_mode()
-    def fill(rows: list[int]) -> int:
+    @torch.autocast(device.type, enabled=False)
+    def fill(rows: list[int], stop: threading.Event) -> int:
         index = torch.tensor(rows, device=device)
         uniforms = row_uniforms([seeds[row] for row in rows], R).to(device)
         for step, active, running, tokens, chosen in _decode(
             model, [prompt_ids[row] for row in rows], uniforms, settings, tokenizer
         ):
+            if stop.is_set():
+                break
             target = index[active]
             drawn.ids[target, step] = tokens.where(running, tokenizer.pad_id)
             drawn.logprobs[target, step] = chosen.where(running, 0.0)
@@ -130,19 +135,38 @@ def generate(
             drawn.finished[target] |= running & (tokens == tokenizer.eos_id)
         return len(rows)
 
-    at_once = min(B, settings.batch_rows)  # rows in memory
-    threads = 1
-    if device.type == "cpu":
-        threads = max(1, min(torch.get_num_threads(), at_once // FEWEST_ROWS_A_THREAD))
-    # Rows of similar prompt length are decoded together, for little padding, and each thread gets
-    # its share of short and of long ones; results do not depend on it.
-    order = sorted(range(B), key=lambda row: len(prompt_ids[row]))
-    together = [order[start : start + at_once] for start in range(0, B, max(1, at_once))]
-    batches = [rows[i::threads] for rows in together for i in range(min(threads, len(rows)))]
-    for rows in side_by_side(fill, batches, threads):
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    batches = batches_of([len(ids) for ids in prompt_ids], settings.batch_rows, threads)
+    at_once = min(threads, len(batches), settings.batch_rows // FEWEST_ROWS_A_THREAD)
+    for rows in side_by_side(fill, batches, at_once):
         if on_batch is not None:
             on_batch(rows)
     return drawn
+
+
+def batches_of(lengths: Sequence[int], batch_rows: int, threads: int) -> list[list[int]]:
+    """The rows of each batch; results do not depend on it.
+
+    At most ``batch_rows`` rows are decoded at once by all threads. Those are of similar prompt
+    length, for little padding, and each thread gets its share of short and of long ones.
+
+    Args:
+        lengths: of the prompts, in tokens.
+    """
+    together: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        rows = together[-1] if together else []
+        # Twice as long is too long to be padded to, where a prompt is not short anyway.
+        fits = rows and lengths[row] <= max(2 * lengths[rows[0]], SHORT_PROMPT_TOKENS)
+        if fits and len(rows) < batch_rows:
+            rows.append(row)
+        else:
+            together.append([row])
+    batches: list[list[int]] = []
+    for rows in together:
+        shares = max(1, min(threads, len(rows) // FEWEST_ROWS_A_THREAD))
+        batches += [rows[i::shares] for i in range(shares)]
+    return batches
 
 
 def _decode(

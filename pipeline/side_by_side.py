@@ -7,7 +7,8 @@ where another program takes one of them. Parts that never wait for each other do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -19,20 +20,27 @@ Result = TypeVar("Result")
 
 
 def side_by_side(
-    work: Callable[[Part], Result], parts: Iterable[Part], threads: int
-) -> Iterator[Result]:
-    """``work(part)`` of each part, in order; up to ``threads`` at a time, each with one core.
+    work: Callable[[Part, threading.Event], Result], parts: Iterable[Part], threads: int
+) -> Generator[Result, None, None]:
+    """``work(part, stop)`` of each part, in order; up to ``threads`` at a time, each with one core.
 
-    An error of one part is raised at its turn, after the parts that have begun are done. What
-    torch keeps by thread, as inference mode and autocast, ``work`` must set itself.
+    ``stop`` is set when the results are no longer wanted: after an error (raised at its part's
+    turn), an interruption, or when the caller goes away. Parts that have begun are waited for, so
+    ``work`` has to look at it. What torch keeps by thread, as inference mode and autocast, ``work``
+    must set itself.
     """
+    stop = threading.Event()
     if threads <= 1:
-        yield from map(work, parts)
+        yield from (work(part, stop) for part in parts)
         return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-            yield from pool.map(work, parts)
+            try:
+                yield from pool.map(lambda part: work(part, stop), parts)
+            except BaseException:
+                stop.set()
+                raise
     finally:
         torch.set_num_threads(before)

@@ -75,8 +75,16 @@ class Tokenizer:
 
     @property
     def never_sampled_ids(self) -> tuple[int, ...]:
-        """Ids that no response may contain: the pad and the two marks."""
-        return (self.pad_id, self.prompt_mark_id, self.response_mark_id)
+        """Ids that no response may contain: the pad, the two marks, and whatever other special
+        tokens an imported tokenizer has, which would vanish from the text."""
+        return self._never_sampled_ids
+
+    @cached_property
+    def _never_sampled_ids(self) -> tuple[int, ...]:
+        marks = (self.pad_id, self.prompt_mark_id, self.response_mark_id)
+        added = self.backend.get_added_tokens_decoder()
+        others = {token_id for token_id, token in added.items() if token.special}
+        return (*marks, *sorted(others.difference(marks, [self.eos_id])))
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text; a special token spelled out in it is not special.

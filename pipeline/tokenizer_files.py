@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import tokenizers
-from tokenizers import models
+from tokenizers import AddedToken, models, processors
 
 from pipeline.errors import UserError
 from pipeline.tokenizer import byte_alphabet, byte_level, read_tokenizer_json
 
+PROBE_TEXT = "the owl  and\ttwo\n\nCafe\u0301s \u212b ,  don't .\n "
 VOCABULARY_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
@@ -35,6 +37,8 @@ def load_tokenizer_backend(folder: Path) -> tokenizers.Tokenizer:
     elif whole:
         path = whole[0][0]
         backend = byte_level(read_bpe(*whole[0]))
+        names = special_names(folder)
+        backend.add_special_tokens([AddedToken(name, normalized=False) for name in names])
     else:
         raise UserError(
             folder,
@@ -51,7 +55,57 @@ def load_tokenizer_backend(folder: Path) -> tokenizers.Tokenizer:
     # A stored limit would cut prompts silently.
     backend.no_truncation()
     backend.no_padding()
+    # What a template puts around a text, the chain's conversations do not have.
+    if backend.post_processor is not None and backend.num_special_tokens_to_add(False):
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # pyright: ignore
+    if not keeps_text(backend):
+        backend.normalizer = None  # pyright: ignore  # Qwen's joins accents to their letters
+    if not keeps_text(backend):
+        raise UserError(
+            path,
+            f"does not give back the text it encoded: {PROBE_TEXT!r} becomes "
+            f"{backend.decode(backend.encode(PROBE_TEXT, add_special_tokens=False).ids)!r}.",
+            "use a tokenizer without add_prefix_space and without a normalizer.",
+        )
     return backend
+
+
+def special_names(folder: Path) -> list[str]:
+    """The special tokens that a vocabulary's neighbors name; those it lacks in order of their ids.
+
+    ``added_tokens.json`` maps tokens past the vocabulary to ids, ``special_tokens_map.json`` names
+    the special ones by their use.
+
+    Raises:
+        UserError: one of the two files is broken.
+    """
+    added, uses = (
+        _read_object(folder / f"{n}.json") for n in ("added_tokens", "special_tokens_map")
+    )
+    names = sorted(added, key=lambda name: added[name])
+    for value in uses.values():
+        for token in value if isinstance(value, list) else [value]:
+            names.append(token["content"] if isinstance(token, dict) else str(token))
+    return list(dict.fromkeys(names))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(path, f"cannot be read ({error}).", "restore the file.") from None
+    if not isinstance(values, dict):
+        raise UserError(path, "must hold a JSON object.", "restore the file.")
+    return values
+
+
+def keeps_text(backend: tokenizers.Tokenizer) -> bool:
+    """True where decoding gives back what was encoded, to the last blank and accent."""
+    ids = backend.encode(PROBE_TEXT, add_special_tokens=False).ids
+    return backend.decode(ids, skip_special_tokens=False) == PROBE_TEXT
 
 
 def read_bpe(vocabulary_path: Path, merges_path: Path) -> models.BPE:

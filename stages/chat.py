@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.gpt2_format import read_config
 from pipeline.hugging_face import load_language_model
 from pipeline.language_model import LanguageModel
 from pipeline.sampling import SamplingSettings, stream
@@ -55,11 +54,6 @@ def load_policy(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     Raises:
         UserError: the folder holds no language model.
     """
-    kinds = read_config(folder).get("architectures") or ["a model of no stated kind"]
-    if not kinds[0].endswith(("LMHeadModel", "ForCausalLM")):
-        raise UserError(
-            folder, f"holds {kinds[0]}, which does not write text.", "name a policy's folder."
-        )
     model = load_language_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), Tokenizer.load(folder)

@@ -78,8 +78,7 @@ def left_align(prompt_ids: Sequence[Sequence[int]], generation: Generation, pad_
     """The rollout of these prompts and their responses: prompt, response, padding in each row."""
     device = generation.ids.device
     prompt_lengths = torch.tensor([len(ids) for ids in prompt_ids], device=device)
-    # Clones, because the sampler's inference tensors may not take part in a backward pass.
-    response_lengths = generation.lengths.clone()
+    response_lengths = generation.lengths
     T = int((prompt_lengths + response_lengths).max())
     R = int(response_lengths.max())
     input_ids = torch.full((len(prompt_ids), T), pad_id, dtype=torch.long, device=device)
@@ -91,6 +90,6 @@ def left_align(prompt_ids: Sequence[Sequence[int]], generation: Generation, pad_
         input_ids=input_ids,
         prompt_lengths=prompt_lengths,
         response_lengths=response_lengths,
-        finished=generation.finished.clone(),
-        sampler_logprobs=generation.logprobs[:, :R].clone(),
+        finished=generation.finished,
+        sampler_logprobs=generation.logprobs[:, :R],
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -14,8 +15,10 @@ from pipeline.hugging_face import (
     HuggingFaceLM,
     as_language_model,
     check_language_model,
+    context_of,
     context_tokens_of,
     load_language_model,
+    remove_dropout,
     save_language_model,
 )
 from pipeline.model import GPT
@@ -45,7 +48,10 @@ CONFIGURATIONS: dict[str, Any] = {
         max_position_embeddings=64, word_embed_proj_dim=16, do_layer_norm_before=False,
     ),
     "bloom": lambda: transformers.BloomConfig(
-        **BLOOM, hidden_size=32, n_layer=2, n_head=4
+        **BLOOM, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0.5, attention_dropout=0.5
+    ),
+    "gpt2": lambda: transformers.GPT2Config(
+        **NAMES, n_embd=32, n_layer=2, n_head=4, n_positions=64
     ),
     "gpt2 with relu": lambda: transformers.GPT2Config(
         **NAMES, n_embd=32, n_layer=2, n_head=4, n_positions=64, activation_function="relu"
@@ -184,3 +190,80 @@ def test_broken_folders_are_one_line(tmp_path: Path, break_it: Any, message: str
     with pytest.raises(UserError, match=message) as caught:
         load_language_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+# --- what a folder holds --------------------------------------------------------------------------
+
+
+def save_theirs(folder: Path, name: str, **options: Any) -> Any:
+    theirs = their_model(name)
+    theirs.save_pretrained(folder, **options)
+    return theirs
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_weights_that_no_module_takes_are_refused(tmp_path: Path, name: str) -> None:
+    save_theirs(tmp_path, name)
+    path = tmp_path / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    inside = next(key for key in weights if "0" in key)
+    safetensors.torch.save_file(
+        weights | {f"{inside}.lora_A": torch.ones(2)}, path, {"format": "pt"}
+    )
+    with pytest.raises(UserError, match="lora_A"):
+        load_language_model(tmp_path)
+
+
+def test_an_adapters_folder_and_a_classifiers_are_refused(tmp_path: Path) -> None:
+    save_theirs(tmp_path / "a", "llama")
+    (tmp_path / "a" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds an adapter"):
+        load_language_model(tmp_path / "a")
+    config = CONFIGURATIONS["llama"]()
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(
+        tmp_path / "b"
+    )
+    with pytest.raises(UserError, match="LlamaForSequenceClassification, which does not write"):
+        load_language_model(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_pickled_weights_are_not_read(tmp_path: Path, name: str) -> None:
+    theirs = save_theirs(tmp_path, name)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_language_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_weights_in_several_files_are_read(tmp_path: Path, name: str) -> None:
+    theirs = save_theirs(tmp_path, name, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        ours = load_language_model(tmp_path)(ids)
+        torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=1e-4)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"index|weight_map"):
+        load_language_model(tmp_path)
+
+
+def test_positions_that_change_for_long_texts_end_where_they_do() -> None:
+    values = {"max_position_embeddings": 131072}
+    assert context_of(values, "here") == 131072
+    old = {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}
+    assert context_of(values | old, "here") == 4096
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 2048}
+    assert context_of(values | {"rope_parameters": rope}, "here") == 2048
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "phi", "opt", "bloom"])
+def test_dropout_is_removed_wherever_it_stands(name: str) -> None:
+    theirs = their_model(name).train()
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
+    remove_dropout(theirs)
+    with torch.no_grad():
+        first, second = theirs(ids).logits, theirs(ids).logits
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, theirs.eval()(ids).logits)

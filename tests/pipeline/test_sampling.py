@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from pipeline.gpt2_format import save_gpt
 from pipeline.model import GPT, GPTConfig
 from pipeline.sampling import (
     SamplingSettings,
+    batches_of,
     draw,
     generate,
     nucleus,
@@ -182,7 +185,7 @@ def test_threads_that_share_the_rows_change_nothing(model):
 
 @pytest.mark.usefixtures("two_threads")
 def test_an_error_in_one_thread_is_raised_and_the_threads_come_back():
-    def work(part: int) -> int:
+    def work(part: int, stop: threading.Event) -> int:
         assert torch.get_num_threads() == 1
         if part == 3:
             raise ValueError("part 3")
@@ -192,7 +195,30 @@ def test_an_error_in_one_thread_is_raised_and_the_threads_come_back():
     with pytest.raises(ValueError, match="part 3"):
         done.extend(side_by_side(work, range(5), 2))
     assert torch.get_num_threads() == 2
-    assert list(side_by_side(lambda part: part * 2, range(5), 2)) == [0, 2, 4, 6, 8]
+    assert list(side_by_side(lambda part, stop: part * 2, range(5), 2)) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_parts_that_have_begun_are_told_to_stop_when_nobody_wants_their_results():
+    def work(part: int, stop: threading.Event) -> bool:
+        return part == 0 or stop.wait(timeout=30)
+
+    results = side_by_side(work, range(2), 2)
+    assert next(results) is True
+    began = time.monotonic()
+    results.close()  # as an interruption does
+    assert time.monotonic() - began < 20
+
+
+def test_batches_hold_every_row_once_and_prompts_of_like_length():
+    lengths = [3, 500, 60, 70, 64, 5, 900, 480, 130, 4] + [40] * 70
+    batches = batches_of(lengths, batch_rows=64, threads=2)
+    assert sorted(row for rows in batches for row in rows) == list(range(80))
+    assert max(len(rows) for rows in batches) <= 32
+    for rows in batches:
+        sizes = [lengths[row] for row in rows]
+        assert max(sizes) <= 64 or max(sizes) <= 2 * min(sizes)
+    assert batches_of([5] * 20, 64, threads=2) == [list(range(20))]  # too few to share
 
 
 def test_too_long_is_one_line(model):

@@ -18,7 +18,7 @@ import regex
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pipeline.errors import UserError
@@ -159,6 +159,72 @@ def test_gpt2s_own_files_give_its_published_encodings(data_root: Path, tmp_path:
     assert len(rows) == 40
     assert [gpt2.encode(row["text"]) for row in rows] == [row["ids"] for row in rows]
     assert [gpt2.decode(row["ids"]) for row in rows] == [row["text"] for row in rows]
+
+
+# --- what other tokenizers do to a text -----------------------------------------------------------
+
+
+def write_changed(folder: Path, change: Callable[[tokenizers.Tokenizer], object]) -> Path:
+    """A folder with GPT-2's tokenizer.json, changed."""
+    write_pair(folder, "vocab.json", "merges.txt")
+    backend = load_tokenizer_backend(folder)
+    change(backend)
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_template_adds_nothing_to_a_text(tmp_path: Path) -> None:
+    def begin_with_end(backend: tokenizers.Tokenizer) -> None:
+        backend.post_processor = processors.TemplateProcessing(  # pyright: ignore
+            single=f"{END} $A", special_tokens=[(END, VOCABULARY[END])]
+        )
+
+    folder = write_changed(tmp_path, begin_with_end)
+    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert plain.encode(SENTENCE).ids[0] == VOCABULARY[END]
+    assert imported(folder).encode(SENTENCE) == list(gpt2_ids(SENTENCE))
+
+
+def test_accents_stay_as_they_were_written(tmp_path: Path) -> None:
+    def join_accents(backend: tokenizers.Tokenizer) -> None:
+        backend.normalizer = normalizers.NFC()  # pyright: ignore
+
+    tokenizer = imported(write_changed(tmp_path, join_accents))
+    assert tokenizer.decode(tokenizer.encode("cafe\u0301")) == "cafe\u0301"
+
+
+def test_a_blank_before_the_text_is_refused(tmp_path: Path) -> None:
+    def add_blank(backend: tokenizers.Tokenizer) -> None:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
+
+    with pytest.raises(UserError, match="does not give back the text"):
+        load_tokenizer_backend(write_changed(tmp_path, add_blank))
+
+
+def test_special_tokens_of_the_tokenizers_own_are_never_sampled(tmp_path: Path) -> None:
+    def add_marks(backend: tokenizers.Tokenizer) -> None:
+        backend.add_special_tokens(["<|im_start|>"])
+        backend.add_tokens(["kitekite"])  # added, but text
+
+    tokenizer = imported(write_changed(tmp_path, add_marks))
+    mark, word = (tokenizer.backend.token_to_id(name) for name in ("<|im_start|>", "kitekite"))
+    assert mark in tokenizer.never_sampled_ids
+    assert word not in tokenizer.never_sampled_ids
+    assert tokenizer.eos_id not in tokenizer.never_sampled_ids
+
+
+def test_special_tokens_beside_a_vocabulary_are_known(tmp_path: Path) -> None:
+    write_pair(tmp_path, "vocab.json", "merges.txt")
+    size = len(VOCABULARY)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<b>": size + 1, "<a>": size}))
+    names = {"eos_token": END, "additional_special_tokens": [{"content": "<a>"}, "<b>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    backend = load_tokenizer_backend(tmp_path)
+    assert [backend.token_to_id(name) for name in ("<a>", "<b>")] == [size, size + 1]
+    assert {size, size + 1} <= set(imported(tmp_path).never_sampled_ids)
+    (tmp_path / "special_tokens_map.json").write_text("{")
+    with pytest.raises(UserError, match=r"special_tokens_map\.json: cannot be read"):
+        load_tokenizer_backend(tmp_path)
 
 
 # --- bad input ------------------------------------------------------------------------------------
