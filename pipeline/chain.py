@@ -7,7 +7,7 @@ stages by it. Nothing here imports a stage.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -49,14 +49,23 @@ _NOT_IN_SECTION = {
 
 
 def chain_of(config: RunConfig) -> tuple[StageLinks, ...]:
-    """The stages of this run in order: ``base`` is made by pretrain or import_base."""
-    absent = "import_base" if config.import_base is None else "pretrain"
-    return tuple(links for links in TABLE if links.stage != absent)
+    """The stages of this run in order.
+
+    ``base`` is made by pretrain or import_base. Where the reward model learns from preferences
+    that others collected alone, nothing is sampled and labeled.
+    """
+    absent = {"import_base" if config.import_base is None else "pretrain"}
+    if not config.reward.own_labels:
+        absent |= {"sample", "label"}
+    return tuple(links_of(links.stage, config) for links in TABLE if links.stage not in absent)
 
 
-def links_of(stage: str) -> StageLinks:
-    """The table's row of a stage; KeyError for a name that is none."""
-    return {links.stage: links for links in TABLE}[stage]
+def links_of(stage: str, config: RunConfig) -> StageLinks:
+    """What a stage of this run writes and reads; KeyError for a name that is none."""
+    links = {links.stage: links for links in TABLE}[stage]
+    if config.reward.own_labels:
+        return links
+    return replace(links, reads=tuple(folder for folder in links.reads if folder != "labels"))
 
 
 def maker_of(folder: str, config: RunConfig) -> str:
@@ -90,15 +99,14 @@ def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
     """
     root = Path(config.data_root)
     files: dict[str, Path] = {}
-    if stage == "data":
-        for name, source in _text_sources(config).items():
-            if source.path is not None:
-                where = f"data.{name.replace('/', '.', 1)}.path"
-                files[name] = root / _relative(where, source.path)
-                continue
-            folder = dataset_folder(source, root)
-            if folder is not None:
-                files |= {f"{name}/{file}": folder / file for file in list_files(folder)}
+    for name, source in _text_sources(stage, config).items():
+        if source.path is not None:
+            where = f"{stage}.{name.replace('/', '.', 1)}.path"
+            files[name] = root / _relative(where, source.path)
+            continue
+        folder = dataset_folder(source, root)
+        if folder is not None:
+            files |= {f"{name}/{file}": folder / file for file in list_files(folder)}
     if stage == "label" and config.label.file:
         files["file"] = root / _relative("label.file", config.label.file)
     if stage == "import_base" and config.import_base and config.import_base.path:
@@ -117,8 +125,12 @@ def _files_below(where: str, root: Path, path: str, name: str) -> dict[str, Path
     return {f"{name}/{file}": folder / file for file in list_files(folder)}
 
 
-def _text_sources(config: RunConfig) -> dict[str, TextSource]:
-    """All that the stage data reads, by name."""
+def _text_sources(stage: str, config: RunConfig) -> dict[str, TextSource]:
+    """The files and datasets that a stage reads rows from, by name."""
+    if stage == "reward":
+        return {f"preferences/{i}": source for i, source in enumerate(config.reward.preferences)}
+    if stage != "data":
+        return {}
     sources: dict[str, TextSource] = {f"corpus/{s.name}": s for s in config.data.corpus}
     if config.data.instructions is not None:
         sources["instructions"] = config.data.instructions
@@ -133,15 +145,16 @@ def dataset_folder(source: TextSource, data_root: Path) -> Path | None:
     """
     if source.dataset is None:
         return None
-    folder = data_root / _relative("data: a dataset's name", source.dataset)
+    folder = data_root / _relative("a dataset's name", source.dataset)
     return folder if folder.is_dir() else None
 
 
 def names_hub_dataset(config: RunConfig) -> bool:
-    """Whether the stage data reads anything from the Hugging Face hub."""
+    """Whether a stage reads a dataset from the Hugging Face hub."""
     return any(
         source.dataset is not None and dataset_folder(source, Path(config.data_root)) is None
-        for source in _text_sources(config).values()
+        for stage in STAGES
+        for source in _text_sources(stage, config).values()
     )
 
 

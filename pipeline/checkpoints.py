@@ -35,9 +35,9 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The snapshots of one stage's run in ``folder``; ``log`` is its metrics file."""
+    """The snapshots of one stage's run in ``folder``; ``log`` is its metrics file, kept along."""
 
-    def __init__(self, folder: Path, key: str, log: Path) -> None:
+    def __init__(self, folder: Path, key: str, log: Path | None) -> None:
         self.folder = folder
         self.key = key
         self.log = log
@@ -50,7 +50,7 @@ class Checkpoints:
         temporary.mkdir(parents=True)
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(plain, temporary / TENSORS)
-        if self.log.exists():
+        if self.log and self.log.exists():
             shutil.copyfile(self.log, temporary / LOG)
         seal_snapshot(temporary, self.key, step, values)
         shutil.rmtree(final, ignore_errors=True)
@@ -62,7 +62,8 @@ class Checkpoints:
         """The newest whole snapshot of this run, its metrics put back; None if there is none."""
         for path in whole_snapshots(self.folder, "step-*", self.key):
             found = sealed_values(path) or {}
-            restore_log(path, self.log)
+            if self.log:
+                restore_log(path, self.log)
             tensors = safetensors.torch.load_file(path / TENSORS)
             return Snapshot(found["step"], tensors, found["values"])
         return None

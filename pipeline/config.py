@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config_types import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
 from pipeline.ppo_config import PPOConfig
+from pipeline.source_config import PreferenceSource, TextSource
 
 # --- data ---------------------------------------------------------------------------------------
 
@@ -24,27 +25,6 @@ class TinyWorldSection(Section):
     label_prompts: Positive = 400
     ppo_prompts: Positive = 800
     heldout_prompts: Positive = 300
-
-
-class TextSource(Section):
-    """Where text is read from: a file below ``data_root``, or what ``datasets`` can load.
-
-    ``dataset`` is a folder below ``data_root`` if there is one of that name, else a name on the
-    hub; ``dataset_config`` and ``dataset_split`` choose a part of it.
-    """
-
-    path: str | None = None
-    dataset: str | None = None
-    dataset_config: str | None = None
-    dataset_split: str = "train"
-
-    @model_validator(mode="after")
-    def _one_place(self) -> TextSource:
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError("name either path (a file) or dataset (a hub name or a folder)")
-        if self.path is not None and (self.dataset_config or self.dataset_split != "train"):
-            raise ValueError("dataset_config and dataset_split go with dataset, not with path")
-        return self
 
 
 class CorpusSource(TextSource):
@@ -285,7 +265,13 @@ class RewardSection(Section):
 
     ``ties``: left out, or as pairs that should score alike. ``margin``: by how much the better of a
     1 and a 7 has to lead, in scores; smaller gaps have their share. ``centering``: the weight of
-    squared scores in the loss, ``question_weight`` that of the labelers' yes/no answers.
+    squared scores in the loss, ``question_weight`` that of the labelers' yes/no answers. It learns
+    from the run's own labels (``own_labels``) and from ``preferences``, a list of sources that
+    others collected.
+
+    ``early_stopping``: ends after an epoch that leaves the held-out log-loss higher than the best
+    one did, whose weights are kept. ``held_out_labelers`` (pseudonyms) are not learned from; the
+    report says how often the model agrees with them, and with the others.
     """
 
     learning_rate: PositiveFloat = 3e-4
@@ -300,8 +286,18 @@ class RewardSection(Section):
     margin: NonNegativeFloat = 0.0
     centering: NonNegativeFloat = 0.0
     question_weight: NonNegativeFloat = 0.0
+    own_labels: bool = True
+    preferences: list[PreferenceSource] = []
+    held_out_labelers: list[str] = []
+    early_stopping: bool = False
     lora: LoraSection | None = None
     checkpoint_every_steps: Positive = 500
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> RewardSection:
+        if not self.own_labels and not self.preferences:
+            raise ValueError("own_labels: false leaves nothing to learn from: name preferences")
+        return self
 
 
 class CompareSection(Section):

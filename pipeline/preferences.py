@@ -1,4 +1,4 @@
-"""From ratings to ranks to pairs, and how far labelers agree. No torch here.
+"""From ratings to ranks to pairs. No torch here.
 
 A pair is (better, worse) and comes from ranks alone; ratings only tell how wide the gap is. Tied
 ranks make no pair: a tie says that the labeler saw no difference, not that either one won.
@@ -9,16 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
-
-import krippendorff
 
 from pipeline.records import RankedResponse, Ranking
 
 Pair = tuple[int, int]
-LevelOfMeasurement = Literal["nominal", "ordinal", "interval", "ratio"]
 
 
 # --- ratings, ranks, pairs ----------------------------------------------------------------------
@@ -80,41 +76,119 @@ class PromptComparisons:
     group: str = ""
 
 
+def comparisons_of(
+    prompt: str,
+    responses: Sequence[RankedResponse],
+    ranks: Sequence[int],
+    labeler: str,
+    ratings: Sequence[int] | None = None,
+    group: str | None = None,
+) -> PromptComparisons:
+    """What one labeler's ranks of distinct responses to a prompt say: pairs and ties."""
+    pairs = pairs_from_ranks(ranks)
+    gaps = [None if ratings is None else ratings[a] - ratings[b] for a, b in pairs]
+    return PromptComparisons(
+        prompt=prompt,
+        responses=tuple(responses),
+        pairs=tuple(pairs),
+        rating_gaps=tuple(gaps),
+        labelers=(labeler,) * len(pairs),
+        ties=tuple((a, b) for a, b in combinations(range(len(ranks)), 2) if ranks[a] == ranks[b]),
+        group=prompt if group is None else group,
+    )
+
+
 def comparisons_by_prompt(rankings: Sequence[Ranking]) -> list[PromptComparisons]:
     """One entry for each distinct prompt text, in order of first appearance.
 
     Prompts on which every labeler tied all responses are kept, with no pairs.
     """
-    return [_pool(prompt, group) for prompt, group in _group_by_prompt(rankings).items()]
+    pooled = pool_comparisons(
+        [comparisons_of(r.prompt, r.responses, r.ranks, r.labeler, r.ratings) for r in rankings]
+    )
+    of_prompt = rankings_by_prompt(rankings)
+    return [
+        replace(one, answers=_answer_shares(one.responses, of_prompt[one.prompt])) for one in pooled
+    ]
 
 
-def _pool(prompt: str, rankings: Sequence[Ranking]) -> PromptComparisons:
+def _answer_shares(
+    responses: Sequence[RankedResponse], rankings: Sequence[Ranking]
+) -> tuple[dict[str, float], ...]:
+    given: dict[RankedResponse, dict[str, list[bool]]] = {response: {} for response in responses}
+    for ranking in rankings:
+        for question, answers in ranking.answers.items():
+            for response, answer in zip(ranking.responses, answers, strict=True):
+                if answer is not None:
+                    given[response].setdefault(question, []).append(answer)
+    return tuple(
+        {question: sum(yes) / len(yes) for question, yes in answers.items()}
+        for answers in given.values()
+    )
+
+
+def pool_comparisons(comparisons: Sequence[PromptComparisons]) -> list[PromptComparisons]:
+    """One entry for each distinct prompt text, in order of first appearance; groups are joined.
+
+    Entries of one prompt may come from several places, such as the run's labels and the sources of
+    others: their pairs and ties all count.
+
+    Raises:
+        ValueError: two entries answer the same question about the same response.
+    """
+    of_prompt: dict[str, list[PromptComparisons]] = {}
+    for one in join_groups(comparisons):
+        of_prompt.setdefault(one.prompt, []).append(one)
+    return [_pool(parts) for parts in of_prompt.values()]
+
+
+def _pool(parts: Sequence[PromptComparisons]) -> PromptComparisons:
+    """Entries of one prompt and one group as one."""
     index_of: dict[RankedResponse, int] = {}
     pairs: list[Pair] = []
-    gaps: list[int] = []
+    gaps: list[int | None] = []
     labelers: list[str] = []
     ties: list[Pair] = []
-    given: list[dict[str, list[bool]]] = []
-    for ranking in rankings:
-        indices = [index_of.setdefault(r, len(index_of)) for r in ranking.responses]
-        for better, worse in pairs_from_ranks(ranking.ranks):
-            pairs.append((indices[better], indices[worse]))
-            gaps.append(ranking.ratings[better] - ranking.ratings[worse])
-            labelers.append(ranking.labeler)
-        for first, second in combinations(range(len(indices)), 2):
-            if ranking.ranks[first] == ranking.ranks[second]:
-                low, high = sorted((indices[first], indices[second]))
-                ties.append((low, high))
-        given += [{} for _ in range(len(index_of) - len(given))]
-        for question, answers in ranking.answers.items():
-            for index, answer in zip(indices, answers, strict=True):
-                if answer is not None:
-                    given[index].setdefault(question, []).append(answer)
-    shares = [{name: sum(yes) / len(yes) for name, yes in answers.items()} for answers in given]
+    answers: list[dict[str, float]] = []
+    for part in parts:
+        indices = [index_of.setdefault(r, len(index_of)) for r in part.responses]
+        pairs += [(indices[better], indices[worse]) for better, worse in part.pairs]
+        gaps += part.rating_gaps
+        labelers += part.labelers or ("",) * len(part.pairs)
+        for first, second in part.ties:
+            low, high = sorted((indices[first], indices[second]))
+            ties.append((low, high))
+        answers += [{} for _ in range(len(index_of) - len(answers))]
+        for index, given in zip(indices if part.answers else [], part.answers, strict=True):
+            if given.keys() & answers[index].keys():  # shares say nothing of how many answered
+                raise ValueError("two entries answer one question about one response")
+            answers[index].update(given)
     return PromptComparisons(
-        prompt, tuple(index_of), tuple(pairs), tuple(gaps), tuple(labelers), tuple(ties),
-        tuple(shares), group=prompt,
+        parts[0].prompt, tuple(index_of), tuple(pairs), tuple(gaps), tuple(labelers), tuple(ties),
+        tuple(answers), parts[0].group,
     )  # fmt: skip
+
+
+def join_groups(comparisons: Sequence[PromptComparisons]) -> list[PromptComparisons]:
+    """The same comparisons, each prompt in one group only: groups that share a prompt become one.
+
+    So no split by group can put a prompt on both sides. A joined group bears the first of its
+    names in alphabetical order, whatever the order of the comparisons.
+    """
+    parents: dict[str, str] = {}
+    group_of: dict[str, str] = {}
+
+    def joined(group: str) -> str:
+        parents.setdefault(group, group)
+        while parents[group] != group:
+            parents[group] = group = parents[parents[group]]
+        return group
+
+    for one in comparisons:
+        group = one.group or one.prompt
+        first, last = sorted((joined(group), joined(group_of.setdefault(one.prompt, group))))
+        parents[last] = first
+    return [replace(one, group=joined(one.group or one.prompt)) for one in comparisons]
 
 
 def split_comparisons(
@@ -132,7 +206,7 @@ def split_comparisons(
         raise ValueError(f"fraction {fraction} is not between 0 and 1")
     groups = sorted({one.group for one in comparisons}, key=lambda group: _hash(group, seed))
     if len(groups) < 2:
-        raise ValueError(f"{len(groups)} distinct prompts cannot be divided")
+        raise ValueError(f"{len(groups)} groups cannot be divided")
     size = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
     held_out = frozenset(groups[:size])
     training = [one for one in comparisons if one.group not in held_out]
@@ -142,138 +216,15 @@ def split_comparisons(
     return training, validation
 
 
-def split_by_prompt(
-    rankings: Sequence[Ranking], fraction: float, seed: int
-) -> tuple[list[Ranking], list[Ranking]]:
-    """``(training, validation)``: the rankings divided by a hash of the prompt's text.
-
-    All rankings of equal prompts fall on one side, so that no validation prompt was trained on.
-    ``fraction`` counts prompts, rounded to the nearest but at least one on either side; which
-    prompts those are depends on their texts and ``seed``, not on the order of the rows.
-
-    Raises:
-        ValueError: fewer than two distinct prompts, or ``fraction`` outside (0, 1).
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction {fraction} is not between 0 and 1")
-    prompts = sorted(_group_by_prompt(rankings), key=lambda prompt: _hash(prompt, seed))
-    if len(prompts) < 2:
-        raise ValueError(f"{len(prompts)} distinct prompts cannot be divided")
-    size = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
-    held_out = frozenset(prompts[:size])
-    training = [ranking for ranking in rankings if ranking.prompt not in held_out]
-    validation = [ranking for ranking in rankings if ranking.prompt in held_out]
-    return training, validation
+def _hash(group: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{group}".encode()).digest()
 
 
-def _hash(prompt: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
-
-
-def _group_by_prompt(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
+def rankings_by_prompt(rankings: Sequence[Ranking]) -> dict[str, list[Ranking]]:
     groups: dict[str, list[Ranking]] = {}
     for ranking in rankings:
         groups.setdefault(ranking.prompt, []).append(ranking)
     return groups
-
-
-# --- agreement between labelers -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PairwiseAgreement:
-    """How often two labelers order the same two responses alike.
-
-    Attributes:
-        agreement: the share of ``pair_count`` that both ordered the same way.
-        pair_count: comparisons that both labelers decided, over all pairs of labelers.
-        tie_count: comparisons left out because at least one of the two labelers tied them.
-        prompt_count: prompts that at least two labelers ranked.
-    """
-
-    agreement: float
-    pair_count: int
-    tie_count: int
-    prompt_count: int
-
-
-def pairwise_agreement(rankings: Sequence[Ranking]) -> PairwiseAgreement | None:
-    """Agreement on the prompts that labelers share; None when no pair was decided twice.
-
-    The measure of InstructGPT, section 3.4 (72.6% there). It bounds what a reward model trained
-    on these labels can be measured to reach. A labeler's later ranking of a prompt replaces an
-    earlier one.
-    """
-    agreed = decided = tied = shared_prompts = 0
-    for group in _group_by_prompt(rankings).values():
-        latest = {ranking.labeler: ranking for ranking in group}
-        shared_prompts += len(latest) > 1
-        for first, second in combinations(latest.values(), 2):
-            for order_1, order_2 in _orders_of_common_pairs(first, second):
-                tied += order_1 * order_2 == 0
-                decided += order_1 * order_2 != 0
-                agreed += order_1 * order_2 == 1
-    if decided == 0:
-        return None
-    return PairwiseAgreement(agreed / decided, decided, tied, shared_prompts)
-
-
-def _orders_of_common_pairs(first: Ranking, second: Ranking) -> list[tuple[int, int]]:
-    """For each two responses that both rankings hold: 1, 0 or −1 as each of them orders the two."""
-    ranks_1, ranks_2 = (
-        {response.response_id: rank for response, rank in zip(r.responses, r.ranks, strict=True)}
-        for r in (first, second)
-    )
-    common = [key for key in ranks_1 if key in ranks_2]
-    return [
-        (_sign(ranks_1[b] - ranks_1[a]), _sign(ranks_2[b] - ranks_2[a]))
-        for a, b in combinations(common, 2)
-    ]
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)
-
-
-def rating_alpha(rankings: Sequence[Ranking]) -> float | None:
-    """Krippendorff's ordinal alpha of the 1–7 ratings; None when it cannot be measured.
-
-    An item is one response to one prompt, a rater one labeler. 1 is perfect agreement, 0 what
-    chance would give. A labeler's later rating of a response replaces an earlier one.
-    """
-    labelers = {labeler: i for i, labeler in enumerate(dict.fromkeys(r.labeler for r in rankings))}
-    items: dict[tuple[str, str], list[float | None]] = {}
-    for ranking in rankings:
-        for response, rating in zip(ranking.responses, ranking.ratings, strict=True):
-            key = (ranking.prompt, response.response_id)
-            item = items.setdefault(key, [None] * len(labelers))
-            item[labelers[ranking.labeler]] = rating
-    return krippendorff_alpha(list(items.values()), "ordinal")
-
-
-def krippendorff_alpha(
-    items: Sequence[Sequence[float | str | None]], level: LevelOfMeasurement
-) -> float | None:
-    """Krippendorff's alpha of items × raters (None = not rated), or None when not measurable.
-
-    It is not measurable when no item has two ratings, or when those that have hold one value
-    only: then there is no disagreement that chance could have caused. Text values can only be
-    compared at the nominal level.
-    """
-    # Items with fewer than two ratings have no part in alpha (Krippendorff 2011, step B).
-    pairable = [[v for v in item if v is not None] for item in items]
-    pairable = [values for values in pairable if len(values) > 1]
-    distinct = dict.fromkeys(value for values in pairable for value in values)
-    if len(distinct) < 2:
-        return None
-    domain = list(distinct) if level == "nominal" else sorted(distinct, key=float)
-    counts = [[values.count(value) for value in domain] for values in pairable]
-    numbers = range(len(domain)) if level == "nominal" else [float(value) for value in domain]
-    return float(
-        krippendorff.alpha(
-            value_counts=counts, value_domain=list(numbers), level_of_measurement=level
-        )
-    )
 
 
 # --- shares -------------------------------------------------------------------------------------
@@ -282,7 +233,7 @@ def krippendorff_alpha(
 Z_95 = 1.959963984540054
 
 
-def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     """The 95% score interval of a share (Wilson 1927). Half successes (ties) are allowed.
 
     Unlike the normal interval it stays within [0, 1] and has a width at 0 and at 1.
@@ -297,3 +248,21 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     lower = center - half if successes > 0 else 0.0
     upper = center + half if successes < trials else 1.0
     return lower, upper
+
+
+def clustered_wilson_interval(clusters: Sequence[tuple[int, int]]) -> tuple[float, float] | None:
+    """The 95% score interval of a share over (successes, trials) of clusters; None for one cluster.
+
+    Trials of a cluster may depend on each other: the interval is that of as many independent
+    trials as would give the share the variance that its clusters do (Korn and Graubard 1998),
+    never more than there are trials. Where all trials end alike a cluster counts as one.
+    """
+    if len(clusters) < 2:
+        return None
+    total = sum(trials for _, trials in clusters)
+    share = sum(successes for successes, _ in clusters) / total
+    variance = sum((yes - share * trials) ** 2 for yes, trials in clusters) / total**2
+    independent = float(len(clusters))
+    if 0 < share < 1:
+        independent = min(share * (1 - share) / variance, total) if variance else total
+    return wilson_interval(share * independent, independent)

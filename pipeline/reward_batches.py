@@ -104,7 +104,7 @@ def encode_comparisons(
             raise UserError(
                 f"rankings: response {response.response_id}",
                 f"has {len(ids)} tokens with its prompt, the model reads at most {context_tokens}.",
-                "label shorter responses or prompts, or start from a base with a longer context.",
+                "label shorter ones, set max_characters of preferences, or use a longer context.",
             )
         rows.append(ids)
     ties = comparisons.ties if with_ties else ()

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.agreement import PairwiseAgreement, agreement_on, pairwise_agreement
+from pipeline.evaluation import mean_interval
 from pipeline.preferences import (
-    PromptComparisons,
     comparisons_by_prompt,
     contradiction_count,
     pairs_from_ranks,
-    pairwise_agreement,
     tie_count,
 )
 from pipeline.question_evaluation import question_metrics
 from pipeline.records import Ranking
-from pipeline.reward import RewardModel, normalize, score_and_ask
-from pipeline.reward_batches import EncodedComparisons
+from pipeline.reward import RewardModel, normalize, score_and_ask, score_rows
+from pipeline.reward_data import Side
 from pipeline.reward_evaluation import (
-    ScoredPairs,
+    difference,
     evaluate_pairs,
     length_baseline,
-    scored_pairs,
 )
-
-
-@dataclass(frozen=True)
-class Side:
-    """The prompts on one side of the split, as read and as ids."""
-
-    comparisons: list[PromptComparisons]
-    encoded: list[EncodedComparisons]
-
-    @property
-    def rows(self) -> list[tuple[int, ...]]:
-        """The ids of all responses, prompt after prompt."""
-        return [row for one in self.encoded for row in one.rows]
-
-    def scored(self, scores: Sequence[float]) -> ScoredPairs:
-        """The pairs, given the scores of ``rows``."""
-        return scored_pairs(self.comparisons, scores, [len(row) for row in self.rows])
 
 
 def normalize_and_measure(
@@ -98,6 +82,49 @@ def answers_report(
     return report
 
 
+def strangers_report(
+    model: RewardModel, pad_id: int, validation: Side, strangers: Side
+) -> dict[str, object]:
+    """How far the model agrees with labelers it did not learn from, and how that differs.
+
+    InstructGPT (section 4.1) had 69.6% there and 72.4% on the labelers it learned from. Empty where
+    no labeler is held out.
+    """
+    if not strangers.comparisons:
+        return {}
+    both = [
+        side.scored(score_rows(model, side.rows, pad_id).tolist())
+        for side in (validation, strangers)
+    ]
+    known, unknown = (
+        mean_interval((np.sign(pairs.margins) + 1) / 2, pairs.prompts.tolist()) for pairs in both
+    )
+    return {
+        "held_out_labelers": {
+            "names": sorted({name for one in strangers.comparisons for name in one.labelers}),
+            "accuracy_by_prompt": unknown,
+            "less_than_of_the_others": difference(known, unknown),
+            "accuracy_by_labeler": evaluate_pairs(both[1])["accuracy_by_labeler"],
+        }
+    }
+
+
+def epoch_rows(metrics: Path) -> list[dict[str, float]]:
+    """What was measured after each epoch, and how much worse the held-out log-loss was."""
+    if not metrics.exists():
+        return []
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    kinds = ("accuracy", "log_loss", "pairs")
+    names = [f"{side}_{kind}" for side in ("training", "validation") for kind in kinds]
+    measured = [row for row in rows if "validation_log_loss" in row]
+    return [
+        {"epoch": epoch, "step": row["step"]}
+        | {name: row[name] for name in names}
+        | {"log_loss_gap": row["validation_log_loss"] - row["training_log_loss"]}
+        for epoch, row in enumerate(measured, start=1)
+    ]
+
+
 def label_report(
     rankings: Sequence[Ranking], training: Side, validation: Side
 ) -> dict[str, object]:
@@ -107,17 +134,15 @@ def label_report(
     what the model's accuracy there can be held against.
     """
     held_out = {one.prompt for one in validation.comparisons}
-    on_validation = [ranking for ranking in rankings if ranking.prompt in held_out]
     return {
-        "labeler_agreement": agreement(rankings),
-        "validation_labeler_agreement": agreement(on_validation),
+        "labeler_agreement": as_values(pairwise_agreement(rankings)),
+        "validation_labeler_agreement": as_values(agreement_on(rankings, held_out)),
         "counts": counts(rankings, training, validation),
     }
 
 
-def agreement(rankings: Sequence[Ranking]) -> dict[str, float] | None:
-    """How far labelers agree with one another, or None where no two of them can be compared."""
-    measured = pairwise_agreement(rankings)
+def as_values(measured: PairwiseAgreement | None) -> dict[str, object] | None:
+    """The agreement as JSON values; None where no two labelers can be compared."""
     return None if measured is None else asdict(measured)
 
 

@@ -120,6 +120,13 @@ class StageContext:
 
         return Checkpoints(self.checkpoints_folder, self.identity.key, self.metrics_path)
 
+    @functools.cached_property
+    def best(self) -> Checkpoints:
+        """Snapshots of the best weights so far, for a stage that stops when it gets no better."""
+        from pipeline.checkpoints import Checkpoints
+
+        return Checkpoints(_best_folder(self.checkpoints_folder), self.identity.key, log=None)
+
     @property
     def metrics_path(self) -> Path:
         """The file that ``log`` writes to."""
@@ -162,6 +169,14 @@ class StageContext:
         return made
 
     # --- what the user sees ---------------------------------------------------------------------
+
+    def decided_by_leader(self, decision: bool) -> bool:
+        """The first process's decision, in every process."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            (decision,) = broadcast_object_list([decision])
+        return decision
 
     def log(self, step: int, **metrics: float | str) -> None:
         """Adds ``{"step", "seconds", **metrics}`` to ``metrics.jsonl``.
@@ -224,7 +239,7 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
         UserError: the number of processes is not the configured one; an input folder is missing
             or corrupt; an external file is missing; another process works in the run folder.
     """
-    links = chain.links_of(name)
+    links = chain.links_of(name, config)
     chain.section_values(name, config)
     _check_world_size(name, config, int(os.environ.get("WORLD_SIZE", "1")))
     started = datetime.now(UTC)
@@ -251,10 +266,15 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
             stage.close()
             publish(temporary, final, stage.identity, stage.work_record(started))
             save_config(config, run_folder)
-            shutil.rmtree(stage.checkpoints_folder, ignore_errors=True)
+            for folder in (stage.checkpoints_folder, _best_folder(stage.checkpoints_folder)):
+                shutil.rmtree(folder, ignore_errors=True)
         finally:
             stage.close()
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _best_folder(checkpoints_folder: Path) -> Path:
+    return checkpoints_folder.with_name(f"{checkpoints_folder.name}-best")
 
 
 def save_config(config: RunConfig, run_folder: Path) -> None:

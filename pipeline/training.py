@@ -51,7 +51,7 @@ def fit(
     schedule: Schedule,
     max_grad_norm: float,
     autocast: Callable[[], AbstractContextManager[None]],
-    on_step: Callable[[int, Metrics], None],
+    on_step: Callable[[int, Metrics], bool | None],
     accumulation: int = 1,
     checkpoints: Checkpoints | None = None,
     checkpoint_every_steps: int | None = None,
@@ -64,7 +64,8 @@ def fit(
             step has ``accumulation`` equal parts a process. A pure function of its arguments and
             the weights, so that a resumed run is the same run.
         on_step: told the number of steps done and the step's metrics, averaged over parts and
-            processes (loss, gradient norm and learning-rate factor among them).
+            processes (loss, gradient norm and learning-rate factor among them). True ends the
+            training there, which all processes have to decide alike.
 
     Raises:
         UserError: the loss is not finite; no step is taken with it.
@@ -88,7 +89,8 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        on_step(step + 1, {**metrics, "grad_norm": float(norm), "lr_factor": factor})
+        if on_step(step + 1, {**metrics, "grad_norm": float(norm), "lr_factor": factor}):
+            return
         due = checkpoint_every_steps and (step + 1) % checkpoint_every_steps == 0
         if checkpoints and due and step + 1 < schedule.steps and accelerator.is_main_process:
             checkpoints.save(step + 1, *training_state(weights, optimizers))

@@ -12,28 +12,32 @@ agreement stands beside the accuracy, for no model can be measured to be much be
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline.config import RewardSection, RunConfig
-from pipeline.errors import UserError
+from pipeline.early_stopping import is_best_yet, restore_best
 from pipeline.hugging_face import load_language_model
-from pipeline.preferences import PromptComparisons, comparisons_by_prompt, split_comparisons
 from pipeline.records import Ranking, read_rows
 from pipeline.reward import ForTraining, RewardModel, score_rows
-from pipeline.reward_batches import EncodedComparisons, batch_schedule, collate, encode_comparisons
+from pipeline.reward_batches import batch_schedule, collate
+from pipeline.reward_data import Side, divide, encode_side, questions_of, read_sources
 from pipeline.reward_evaluation import accuracy, log_losses
 from pipeline.reward_files import save_reward_model
 from pipeline.reward_loss import centering_sum, kwise_loss_sum, pair_margins, question_loss_sum
-from pipeline.reward_report import Side, label_report, normalize_and_measure
+from pipeline.reward_report import (
+    epoch_rows,
+    label_report,
+    normalize_and_measure,
+    strangers_report,
+)
 from pipeline.stage_context import StageContext, open_stage
 from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, PartMetrics, Schedule, fit
 from stages.cli import stage_main
 
-VERSION = 2
+VERSION = 3
 FINAL_LEARNING_RATE_FRACTION = 0.1  # cosine to 10% (InstructGPT, appendix C.2)
 ADAM_BETAS = (0.9, 0.95)
 
@@ -42,20 +46,20 @@ def run(config: RunConfig, run_folder: Path) -> None:
     """Trains and publishes ``reward/``.
 
     Raises:
-        UserError: the rankings hold no two prompts with pairs, a response does not fit into the
-            model's context, or training diverged.
+        UserError: no two prompts have pairs, a response does not fit into the model's context, or
+            training diverged.
     """
     section = config.reward
     with open_stage("reward", config, run_folder) as stage:
-        path = stage.input("labels") / "rankings.jsonl"
-        rankings = read_rows(path, Ranking)
+        rankings, where = own_rankings(stage, section)
+        others, sources = read_sources(section, stage.data_root)
+        division = divide(rankings, others, section, stage.seed, where)
         tokenizer = Tokenizer.load(stage.input("sft"))
         base = load_language_model(stage.input("sft"))
-        comparisons = comparisons_by_prompt(rankings)
-        questions = questions_of(comparisons) if section.question_weight else []
-        training, validation, tied = (
-            encode(side, tokenizer, base.context_tokens, section, questions)
-            for side in divide(comparisons, section, stage.seed, path)
+        questions = questions_of(division.training) if section.question_weight else []
+        training, validation, tied, strangers = (
+            encode_side(part, tokenizer, base.context_tokens, section, questions)
+            for part in (division.training, division.validation, division.tied, division.strangers)
         )
         generator = torch.Generator().manual_seed(stage.seed)
         model = RewardModel(base, generator, questions).to(stage.device)
@@ -63,52 +67,20 @@ def run(config: RunConfig, run_folder: Path) -> None:
         if not stage.is_leader:
             return
         report = normalize_and_measure(model, tokenizer.pad_id, training, validation, tied)
+        report |= strangers_report(model, tokenizer.pad_id, validation, strangers)
         report |= label_report(rankings, training, validation)
+        report |= {"epochs": epoch_rows(stage.metrics_path), "sources": sources}
         text = json.dumps(report, indent=2) + "\n"
         (stage.output / "report.json").write_text(text, encoding="utf-8")
         save_reward_model(model, stage.output, tokenizer)
 
 
-def questions_of(comparisons: Sequence[PromptComparisons]) -> list[str]:
-    """The yes/no questions that somebody answered, in alphabetical order."""
-    return sorted({name for one in comparisons for answers in one.answers for name in answers})
-
-
-def divide(
-    comparisons: Sequence[PromptComparisons], section: RewardSection, seed: int, path: Path
-) -> tuple[list[PromptComparisons], list[PromptComparisons], list[PromptComparisons]]:
-    """``(training, validation, tied)``: prompts to learn from, to measure on, and without pairs.
-
-    Raises:
-        UserError: fewer than two prompts have a pair.
-    """
-    usable = [one for one in comparisons if one.pairs]
-    if len({one.group for one in usable}) < 2:
-        raise UserError(
-            path,
-            f"{len(usable)} of {len(comparisons)} prompts have responses that are not tied.",
-            "rank the responses of at least 2 prompts, one to train on and one to validate on.",
-        )
-    training, validation = split_comparisons(usable, section.validation_fraction, seed)
-    return training, validation, [one for one in comparisons if not one.pairs]
-
-
-def encode(
-    comparisons: list[PromptComparisons],
-    tokenizer: Tokenizer,
-    context_tokens: int,
-    section: RewardSection,
-    questions: Sequence[str],
-) -> Side:
-    """One side of the split with its ids."""
-
-    def encoded(one: PromptComparisons) -> EncodedComparisons:
-        return encode_comparisons(
-            one, tokenizer, context_tokens,
-            questions=questions, with_ties=section.ties == "soft", margin=section.margin,
-        )  # fmt: skip
-
-    return Side(comparisons, [encoded(one) for one in comparisons])
+def own_rankings(stage: StageContext, section: RewardSection) -> tuple[list[Ranking], object]:
+    """The run's own rankings, and where they stand; none where only others' are learned from."""
+    if not section.own_labels:
+        return [], "reward.preferences"
+    path = stage.input("labels") / "rankings.jsonl"
+    return read_rows(path, Ranking), path
 
 
 def train(
@@ -161,12 +133,16 @@ def train(
 
     with stage.progress(steps, "reward model") as progress:
 
-        def on_step(step: int, metrics: Metrics) -> None:
+        def on_step(step: int, metrics: Metrics) -> bool:
             rows = [row for i in batches[step - 1] for row in training.encoded[i].rows]
             progress.advance_to(step, tokens=sum(map(len, rows)), loss=metrics["loss"])
+            stop = False
             if step % epoch_steps == 0 and stage.is_leader:
-                metrics = {**metrics, **validate(stage, model, pad_id, validation)}
+                metrics = {**metrics, **validate(stage, model, pad_id, training, validation)}
+                loss = metrics["validation_log_loss"]
+                stop = section.early_stopping and not is_best_yet(stage.best, step, loss, model)
             stage.log(step, **metrics)
+            return section.early_stopping and stage.decided_by_leader(stop)
 
         fit(
             accelerator,
@@ -183,6 +159,8 @@ def train(
             checkpoints=stage.checkpoints,
             checkpoint_every_steps=section.checkpoint_every_steps,
         )
+    if section.early_stopping and stage.is_leader:
+        restore_best(stage.best, model)
     if section.lora:
         from pipeline.reward_lora import merge_reward_adapters
 
@@ -201,19 +179,25 @@ def make_optimizer(model: RewardModel, section: RewardSection) -> torch.optim.Op
 
 
 def validate(
-    stage: StageContext, model: RewardModel, pad_id: int, validation: Side
+    stage: StageContext, model: RewardModel, pad_id: int, training: Side, validation: Side
 ) -> dict[str, float]:
-    """Accuracy and log-loss on the held-out prompts, in the precision of training."""
+    """Accuracy and log-loss on the held-out prompts, and on as many of those learned from.
+
+    In the precision of training. How far apart the two log-losses are says how much was memorized.
+    """
+    size = len(validation.comparisons)
+    seen = Side(training.comparisons[:size], training.encoded[:size])
+    measured: dict[str, float] = {}
     model.eval()
-    with stage.autocast():
-        scores = score_rows(model, validation.rows, pad_id)
+    for name, side in (("training", seen), ("validation", validation)):
+        with stage.autocast():
+            scores = score_rows(model, side.rows, pad_id)
+        margins = side.scored(scores.tolist()).margins
+        measured[f"{name}_accuracy"] = accuracy(margins)["mean"] or 0.0
+        measured[f"{name}_log_loss"] = float(log_losses(margins).mean())
+        measured[f"{name}_pairs"] = margins.size
     model.train()
-    margins = validation.scored(scores.tolist()).margins
-    return {
-        "validation_accuracy": accuracy(margins)["mean"] or 0.0,
-        "validation_log_loss": float(log_losses(margins).mean()),
-        "validation_pairs": margins.size,
-    }
+    return measured
 
 
 if __name__ == "__main__":

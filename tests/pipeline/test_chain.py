@@ -26,7 +26,20 @@ def test_the_base_is_pretrained_or_imported() -> None:
     assert [s.stage for s in chain.chain_of(IMPORTING)] == ["data", "import_base", *rest]
     assert chain.maker_of("base", IMPORTING) == "import_base"
     assert chain.maker_of("base", make_config()) == "pretrain"
-    assert chain.links_of("pretrain").folder == chain.links_of("import_base").folder == "base"
+    folders = [chain.links_of(name, IMPORTING).folder for name in ("pretrain", "import_base")]
+    assert folders == ["base", "base"]
+
+
+def test_preferences_of_others_alone_need_no_labeling() -> None:
+    source = {"path": "p.jsonl", "prompt_columns": ["q"], "chosen_column": "a"}
+    preferences = [source | {"rejected_column": "b"}]
+    config = make_config(reward={"own_labels": False, "preferences": preferences})
+    chained = {links.stage: links for links in chain.chain_of(config)}
+    assert "reward" in chained
+    assert not chained.keys() & {"sample", "label"}
+    assert not any("labels" in links.reads for links in chained.values())
+    with pytest.raises(ValueError, match="own_labels"):
+        make_config(reward={"own_labels": False})
 
 
 def test_a_stage_reads_only_what_an_earlier_one_writes() -> None:
@@ -90,6 +103,35 @@ def test_a_dataset_is_a_folder_below_data_root_or_a_name_on_the_hub(tmp_path: Pa
     )
     assert not chain.names_hub_dataset(alone)
     assert not chain.names_hub_dataset(make_config())
+
+
+def test_preferences_of_others_are_read_by_the_stage_reward(tmp_path: Path) -> None:
+    (tmp_path / "chats").mkdir()
+    (tmp_path / "chats" / "a.jsonl").touch()
+    columns = {"prompt_columns": ["p"], "chosen_column": "c", "rejected_column": "r"}
+    local = [{"path": "pairs.csv"} | columns, {"dataset": "chats"} | columns]
+    remote = {"dataset": "somebody/chats"} | columns
+    config = make_config(reward={"preferences": local}, data_root=str(tmp_path))
+    assert chain.external_files("reward", config) == {
+        "preferences/0": tmp_path / "pairs.csv",
+        "preferences/1/a.jsonl": tmp_path / "chats" / "a.jsonl",
+    }
+    assert chain.external_files("data", config) == {}
+    assert chain.external_files("reward", make_config()) == {}
+    assert chain.missing_file("reward", config) == ("preferences/0", tmp_path / "pairs.csv")
+    assert not chain.names_hub_dataset(config)
+    with_remote = make_config(reward={"preferences": [*local, remote]}, data_root=str(tmp_path))
+    assert chain.names_hub_dataset(with_remote)
+    assert set(chain.external_files("reward", with_remote)) == {
+        "preferences/0",
+        "preferences/1/a.jsonl",
+    }
+    values = chain.section_values("reward", config)["preferences"]
+    assert isinstance(values, list)
+    assert len(values) == 2
+    absolute = make_config(reward={"preferences": [columns | {"path": "/a.csv"}]})
+    with pytest.raises(UserError, match=r"reward\.preferences\.0\.path: must be relative"):
+        chain.external_files("reward", absolute)
 
 
 def test_absolute_paths_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def steps_in(folder: Path) -> list[str]:
 
 def test_what_was_saved_comes_back(snapshots: Checkpoints) -> None:
     assert snapshots.latest() is None
+    assert snapshots.log is not None
     snapshots.log.write_text('{"step": 1}\n')
     snapshots.save(7, TENSORS, {"kl": 0.25})
     snapshots.log.write_text('{"step": 1}\n{"step": 8}\n')

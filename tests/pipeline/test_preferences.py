@@ -1,25 +1,27 @@
-"""Pairs, splits and agreement against tables worked by hand and published values."""
+"""Pairs, pooling, splits and agreement against tables worked by hand and brute force."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from pipeline.agreement import agreement_on, pairwise_agreement
 from pipeline.preferences import (
+    PromptComparisons,
+    clustered_wilson_interval,
     comparisons_by_prompt,
     contradiction_count,
-    krippendorff_alpha,
+    join_groups,
     pairs_from_ranks,
-    pairwise_agreement,
+    pool_comparisons,
     ranks_from_ratings,
-    rating_alpha,
-    split_by_prompt,
+    split_comparisons,
     tie_count,
     wilson_interval,
 )
@@ -126,47 +128,150 @@ def test_rankings_of_one_prompt_are_pooled_and_each_response_stands_once() -> No
     assert (len(q.responses), q.pairs) == (2, ())
 
 
-# --- splitting ------------------------------------------------------------------------------------
+def test_answers_are_shares_of_those_who_answered() -> None:
+    answered = [
+        replace_answers(ranking("p", "ann", [1, 2], ids="ab"), {"rude": [True, None]}),
+        replace_answers(ranking("p", "bob", [1, 2], ids="ba"), {"rude": [False, False]}),
+        replace_answers(
+            ranking("p", "carl", [1, 2], ids="ac"), {"rude": [True, True], "x": [None] * 2}
+        ),
+    ]
+    (pooled,) = comparisons_by_prompt(answered)
+    # a: ann yes, bob no, carl yes; b: bob no; c: carl yes. Nobody answered x.
+    assert [dict(shares) for shares in pooled.answers] == [
+        {"rude": pytest.approx(2 / 3)},
+        {"rude": 0.0},
+        {"rude": 1.0},
+    ]
 
 
-@given(
-    prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30).filter(
-        lambda prompts: len(set(prompts)) > 1
-    ),
-    fraction=st.floats(0.01, 0.99),
-    seed=st.integers(0, 5),
+def replace_answers(row: Ranking, answers: dict[str, list[bool | None]]) -> Ranking:
+    return row.model_copy(update={"answers": answers})
+
+
+def others(prompt: str, ids: str, group: str, **changes: Any) -> PromptComparisons:
+    """What somebody else says about two responses: the first is the better one."""
+    responses = tuple(RankedResponse(response_id=n, text=n, policy="external") for n in ids)
+    one = PromptComparisons(prompt, responses, ((0, 1),), (None,), ("external",), group=group)
+    return replace(one, **changes)
+
+
+def test_labels_and_sources_of_one_prompt_become_one_entry() -> None:
+    labeled = comparisons_by_prompt(
+        [
+            replace_answers(ranking("p", "ann", [1, 2], [6, 3]), {"rude": [True, False]}),
+            ranking("q", "ann", [1, 2]),
+        ]
+    )
+    tied = others("p", "yz", "g", pairs=(), rating_gaps=(), labelers=(), ties=((0, 1),))
+    pooled = pool_comparisons([*labeled, others("p", "zy", "g"), tied, others("r", "yz", "g")])
+    p, q, r = pooled
+    assert [one.prompt for one in pooled] == ["p", "q", "r"]
+    assert [response.response_id for response in p.responses] == ["a", "b", "z", "y"]
+    assert p.pairs == ((0, 1), (2, 3))
+    assert p.rating_gaps == (3, None)
+    assert p.labelers == ("ann", "external")
+    assert p.ties == ((2, 3),)
+    assert p.answers == ({"rude": 1.0}, {"rude": 0.0}, {}, {})
+    # Prompt p was a group of its own among the labels, and stands in g: now both are one.
+    assert p.group == r.group == "g"
+    assert q.group == "q"
+    assert pool_comparisons(pooled) == pooled
+
+
+def test_pairs_of_unknown_labelers_stay_unknown() -> None:
+    unknown = others("p", "yz", "p", labelers=())
+    (pooled,) = pool_comparisons([unknown, others("p", "zy", "p")])
+    assert pooled.pairs == ((0, 1), (1, 0))
+    assert pooled.labelers == ("", "external")
+
+
+def test_shares_of_one_question_about_one_response_cannot_be_pooled() -> None:
+    one = others("p", "yz", "p", answers=({"rude": 1.0}, {}))
+    (pooled,) = pool_comparisons([one, replace(one, answers=({"kind": 0.5}, {"rude": 0.0}))])
+    assert pooled.answers == ({"rude": 1.0, "kind": 0.5}, {"rude": 0.0})
+    with pytest.raises(ValueError, match="one question about one response"):
+        pool_comparisons([one, one])
+
+
+# --- groups and splitting -------------------------------------------------------------------------
+
+STANDING = st.lists(
+    st.tuples(st.sampled_from("pqrstuvw"), st.sampled_from("ABCDEFGH")), min_size=1, max_size=16
 )
-def test_split_puts_equal_prompts_on_one_side(
-    prompts: list[str], fraction: float, seed: int
+
+
+def entry(prompt: str, group: str) -> PromptComparisons:
+    return PromptComparisons(prompt, (), (), (), group=group)
+
+
+def component(start: str, standing: list[tuple[str, str]]) -> set[str]:
+    """The groups that a chain of shared prompts leads to, by looking again until none is new."""
+    reached = {start}
+    while True:
+        prompts = {prompt for prompt, group in standing if group in reached}
+        grown = {group for prompt, group in standing if prompt in prompts}
+        if grown == reached:
+            return reached
+        reached = grown
+
+
+@given(STANDING)
+def test_groups_that_share_a_prompt_become_one(standing: list[tuple[str, str]]) -> None:
+    joined = join_groups([entry(prompt, group) for prompt, group in standing])
+    assert [one.prompt for one in joined] == [prompt for prompt, _ in standing]
+    for one, (_, group) in zip(joined, standing, strict=True):
+        assert one.group == min(component(group, standing))
+    backward = join_groups([entry(prompt, group) for prompt, group in standing[::-1]])
+    assert backward == joined[::-1]
+
+
+def test_a_prompt_without_a_group_is_its_own() -> None:
+    assert [one.group for one in join_groups([entry("p", ""), entry("q", "")])] == ["p", "q"]
+
+
+@given(standing=STANDING, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+def test_a_split_keeps_prompts_and_groups_on_one_side(
+    standing: list[tuple[str, str]], fraction: float, seed: int
 ) -> None:
-    rankings = [ranking(prompt, f"labeler {i}", [1, 2]) for i, prompt in enumerate(prompts)]
-    training, validation = split_by_prompt(rankings, fraction, seed)
+    comparisons = join_groups([entry(prompt, group) for prompt, group in standing])
+    groups = {frozenset(component(group, standing)) for _, group in standing}
+    if len(groups) < 2:
+        with pytest.raises(ValueError, match="1 groups cannot be divided"):
+            split_comparisons(comparisons, fraction, seed)
+        return
+    training, validation = split_comparisons(comparisons, fraction, seed)
     assert training
     assert validation
-    assert not {row.prompt for row in training} & {row.prompt for row in validation}
-    assert sorted(row.labeler for row in training + validation) == sorted(
-        row.labeler for row in rankings
-    )
-    reversed_validation = split_by_prompt(rankings[::-1], fraction, seed)[1]
-    assert {row.prompt for row in reversed_validation} == {row.prompt for row in validation}
+    side_of: dict[str, bool] = {}
+    for (prompt, group), one in zip(standing, comparisons, strict=True):
+        held_out = one in validation
+        assert held_out != (one in training)
+        assert side_of.setdefault(f"prompt {prompt}", held_out) == held_out
+        assert side_of.setdefault(f"group {group}", held_out) == held_out
+    backward = split_comparisons(comparisons[::-1], fraction, seed)[1]
+    assert {one.prompt for one in backward} == {one.prompt for one in validation}
 
 
-def test_split_counts_prompts_and_depends_on_the_seed() -> None:
-    rankings = [ranking(f"prompt {i}", "ann", [1, 2]) for i in range(200)]
+def test_a_split_counts_groups_and_depends_on_the_seed() -> None:
+    comparisons = [entry(f"prompt {i}", f"group {i // 3}") for i in range(600)]
     held_out = [
-        {row.prompt for row in split_by_prompt(rankings, 0.1, seed)[1]} for seed in (0, 0, 1)
+        {one.group for one in split_comparisons(comparisons, 0.1, seed)[1]} for seed in (0, 0, 1)
     ]
     assert [len(side) for side in held_out] == [20, 20, 20]
     assert held_out[0] == held_out[1]
-    # Two random sets of 20 out of 200 share 2 prompts on average; 10 or more would be no accident.
+    # Two random sets of 20 out of 200 share 2 groups on average; 10 or more would be no accident.
     assert len(held_out[0] & held_out[2]) < 10
 
 
-def test_one_prompt_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match="1 distinct prompts"):
-        split_by_prompt([ranking("p", "ann", [1, 2]), ranking("p", "bob", [1, 2])], 0.5, 0)
+def test_what_cannot_be_split() -> None:
+    labeled = comparisons_by_prompt([ranking("p", "ann", [1, 2]), ranking("p", "bob", [1, 2])])
+    with pytest.raises(ValueError, match="1 groups"):
+        split_comparisons(labeled, 0.5, 0)
     with pytest.raises(ValueError, match="not between"):
-        split_by_prompt([ranking("p", "ann", [1, 2])], 1.0, 0)
+        split_comparisons([entry("p", "p"), entry("q", "q")], 1.0, 0)
+    with pytest.raises(ValueError, match="two groups"):
+        split_comparisons([entry("p", "A"), entry("p", "B")], 0.5, 0)
 
 
 # --- agreement ------------------------------------------------------------------------------------
@@ -200,6 +305,26 @@ def test_agreement_compares_only_responses_in_common_and_the_latest_submission()
     assert (measured.agreement, measured.pair_count) == (1.0, 1)
 
 
+def test_agreement_on_some_prompts_is_that_of_their_rankings() -> None:
+    rankings = [
+        ranking("p", "ann", [1, 2, 3]),
+        ranking("p", "bob", [1, 3, 2]),  # 2 of 3 pairs alike
+        ranking("q", "ann", [1, 2]),
+        ranking("q", "bob", [2, 1]),  # 0 of 1
+        ranking("r", "ann", [1, 2]),  # nobody else saw r
+    ]
+    everywhere, on_p = agreement_on(rankings, {"p", "q", "r"}), agreement_on(rankings, ["p"])
+    assert everywhere is not None
+    assert on_p is not None
+    assert (everywhere.agreement, everywhere.pair_count) == (pytest.approx(2 / 4), 4)
+    assert (on_p.agreement, on_p.pair_count) == (pytest.approx(2 / 3), 3)
+    assert on_p.ci95 is None  # one prompt says nothing of how prompts differ
+    # Residuals 2 − 1.5 and 0 − 0.5: variance 0.5 / 16, that of 0.25 · 32 = 8 trials; there are 4.
+    assert everywhere.ci95 == pytest.approx(wilson_interval(2, 4))
+    assert agreement_on(rankings, ["r"]) is None
+    assert agreement_on(rankings, []) is None
+
+
 @pytest.mark.parametrize(
     "rankings",
     [
@@ -214,48 +339,6 @@ def test_agreement_compares_only_responses_in_common_and_the_latest_submission()
 )
 def test_agreement_that_cannot_be_measured_is_none(rankings: list[Ranking]) -> None:
     assert pairwise_agreement(rankings) is None
-
-
-@pytest.mark.parametrize(
-    ("example", "level", "digits"),
-    [
-        ("HayesKrippendorff2007", "ordinal", 4),
-        ("Krippendorff2004_p224", "nominal", 3),
-        ("Krippendorff2004_p230_missing", "nominal", 3),
-    ],
-)
-def test_alpha_of_published_examples(
-    data_root: Path, example: str, level: str, digits: int
-) -> None:
-    path = data_root / "metrics" / "agreement_examples.json"
-    case = json.loads(path.read_text())[example]
-    alpha = krippendorff_alpha(case["items"], level)  # pyright: ignore[reportArgumentType]
-    assert alpha is not None
-    assert round(alpha, digits) == case[f"alpha_{level}"]
-
-
-def test_alpha_of_two_raters_by_hand() -> None:
-    # Values 1 1 | 2 2 | 1 2: observed disagreement 2/6; expected 2·3·3/(6·5) = 0.6.
-    items: list[list[float | str | None]] = [[1, 1], [2, 2], [1, 2]]
-    assert krippendorff_alpha(items, "nominal") == pytest.approx(1 - (2 / 6) / 0.6)
-    assert krippendorff_alpha([*items, [5, None], [None, None]], "nominal") == pytest.approx(4 / 9)
-
-
-@pytest.mark.parametrize("items", [[], [[1, None]], [[1, None], [None, 2]], [[3, 3], [3, 3], [4]]])
-def test_alpha_that_cannot_be_measured_is_none(items: list[list[float | str | None]]) -> None:
-    assert krippendorff_alpha(items, "ordinal") is None
-
-
-def test_rating_alpha_takes_responses_as_items_and_labelers_as_raters() -> None:
-    # a: 6 6, b: 2 2, and c that only ann rated. Perfect agreement, with a missing rating.
-    agreeing = [
-        ranking("p", "ann", [1, 3, 2], [6, 2, 4], ids="abc"),
-        ranking("p", "bob", [2, 1], [2, 6], ids="ba"),
-    ]
-    assert rating_alpha(agreeing) == pytest.approx(1.0)
-    # The same response_id under another prompt is another item: nothing was rated twice.
-    elsewhere = [agreeing[0], ranking("q", "bob", [2, 1], [2, 6], ids="ba")]
-    assert rating_alpha(elsewhere) is None
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 5), (5, 5), (1, 1), (7, 10), (430, 1000)])
@@ -276,3 +359,26 @@ def test_wilson_interval_holds_the_share(halves_and_trials: tuple[int, int]) -> 
 def test_wilson_interval_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="no trials"):
         wilson_interval(0, 0)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=50), st.integers(1, 5))
+def test_clusters_whose_trials_end_alike_count_once_each(outcomes: list[bool], size: int) -> None:
+    clusters = [(size * outcome, size) for outcome in outcomes]
+    expected = wilson_interval(sum(outcomes), len(outcomes))
+    assert clustered_wilson_interval(clusters) == pytest.approx(expected)
+
+
+def test_the_interval_of_unequal_clusters_by_hand() -> None:
+    # Shares 4 of 4, 0 of 3, 2 of 3: 0.6 in all. Residuals 1.6, −1.8, 0.2: sum of squares 5.84,
+    # variance 0.0584, that of 0.24 / 0.0584 independent trials.
+    trials = 0.24 / 0.0584
+    expected = wilson_interval(0.6 * trials, trials)
+    assert clustered_wilson_interval([(4, 4), (0, 3), (2, 3)]) == pytest.approx(expected)
+    assert expected[0] < wilson_interval(6, 10)[0]  # wider than that of ten independent trials
+
+
+def test_an_interval_takes_no_more_trials_than_there_are() -> None:
+    # Every cluster has the same share: its variance is 0, which 6 trials cannot show.
+    assert clustered_wilson_interval([(1, 2)] * 3) == pytest.approx(wilson_interval(3, 6))
+    assert clustered_wilson_interval([(3, 3)]) is None
+    assert clustered_wilson_interval([]) is None

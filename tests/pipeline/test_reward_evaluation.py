@@ -13,6 +13,8 @@ from pipeline.preferences import PromptComparisons
 from pipeline.records import RankedResponse
 from pipeline.reward_evaluation import (
     accuracy,
+    accuracy_by_length_difference,
+    difference,
     evaluate_pairs,
     length_baseline,
     scored_pairs,
@@ -95,3 +97,59 @@ def test_length_baseline_takes_its_direction_from_the_training_pairs() -> None:
     baseline = length_baseline(longer, shorter)
     assert baseline["prefers"] == "longer"
     assert baseline["accuracy"] == accuracy(np.array([-1.0, 0.0, -1.0, 1.0]))
+
+
+def of_texts(texts: list[str], labelers: list[str]) -> PromptComparisons:
+    """Each text is better than the next one, says one labeler each."""
+    responses = [
+        RankedResponse(response_id=f"r{i}", text=text, policy="sft") for i, text in enumerate(texts)
+    ]
+    pairs = tuple((i, i + 1) for i in range(len(texts) - 1))
+    return PromptComparisons("p", tuple(responses), pairs, (None,) * len(pairs), tuple(labelers))
+
+
+def test_accuracy_by_which_response_is_longer() -> None:
+    # Characters 8, 10, 8, 0: a quarter longer counts as longer, also the other way round.
+    pairs = scored_pairs(
+        [of_texts(["x" * 8, "y" * 10, "z" * 8, ""], ["a"] * 3)], [0, 1, 3, 2], [1] * 4
+    )
+    assert pairs.length_ratios.tolist() == [0.8, 1.25, math.inf]
+    by_length = accuracy_by_length_difference(pairs)
+    shares = {name: (leaf["mean"], leaf["n"]) for name, leaf in by_length.items()}
+    assert shares == {
+        "better_is_longer": (0.5, 2),
+        "similar_length": (None, 0),
+        "better_is_shorter": (0.0, 1),
+    }
+    similar = scored_pairs(
+        [of_texts(["x" * 99, "y" * 80, "", ""], ["a"] * 3)], [3, 2, 1, 0], [1] * 4
+    )
+    assert similar.length_ratios.tolist() == [99 / 80, math.inf, 1.0]
+
+
+def test_accuracy_by_labeler_and_pairs_without_ratings() -> None:
+    pairs = scored_pairs([of_texts(list("abcd"), ["ann", "ben", "ann"])], [4, 3, 5, 1], [1] * 4)
+    report = evaluate_pairs(pairs)
+    by_labeler = report["accuracy_by_labeler"]
+    assert isinstance(by_labeler, dict)
+    shares = {name: (leaf["mean"], leaf["n"]) for name, leaf in by_labeler.items()}
+    assert shares == {"ann": (1.0, 2), "ben": (0.0, 1)}
+    assert report["accuracy_by_rating_gap"] == {}
+    brier = report["brier"]
+    assert isinstance(brier, dict)
+    wrong = [1 / (1 + math.exp(margin)) for margin in (1, -2, 4)]  # the worse one's probability
+    assert brier["mean"] == pytest.approx(sum(share**2 for share in wrong) / 3)
+
+
+def test_the_interval_of_a_difference_is_the_closed_form() -> None:
+    first = Leaf(mean=0.8, ci95=[0.7, 0.86], n=50)
+    second = Leaf(mean=0.6, ci95=[0.5, 0.72], n=40)
+    leaf = difference(first, second)
+    assert leaf["mean"] == pytest.approx(0.2)
+    # Zou and Donner: the lower end takes the first's lower and the second's upper half-width.
+    expected = [0.2 - math.hypot(0.1, 0.12), 0.2 + math.hypot(0.06, 0.1)]
+    assert leaf["ci95"] == pytest.approx(expected)
+    assert leaf["n"] == 90
+    assert difference(first, Leaf(mean=None, ci95=None, n=0))["mean"] is None
+    unknown = difference(first, Leaf(mean=0.5, ci95=None, n=1))
+    assert (unknown["mean"], unknown["ci95"], unknown["n"]) == (pytest.approx(0.3), None, 51)

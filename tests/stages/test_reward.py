@@ -209,3 +209,80 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         reward.run(make_config(**section), run_folder)
     assert "\n" not in str(raised.value)
     assert not [path.name for path in run_folder.iterdir() if "reward" in path.name]
+
+
+# --- other labels, early stopping -----------------------------------------------------------------
+
+
+def contrary(ranking: Ranking) -> Ranking:
+    """What somebody says who likes plums as little as ann likes them much."""
+    worst = max(ranking.ranks) + 1
+    ratings = [8 - rating for rating in ranking.ratings]
+    changes = {"ranks": [worst - rank for rank in ranking.ranks], "ratings": ratings}
+    return ranking.model_copy(update=changes | {"labeler": "bob", "submission_id": "b"})
+
+
+def test_labelers_held_out_are_not_learned_from_and_measured(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    rng = random.Random(0)
+    rankings = [make_ranking(prompt, "ann", rng) for prompt in range(PROMPTS)]
+    others = [contrary(make_ranking(prompt, "bob", rng)) for prompt in range(PROMPTS, 2 * PROMPTS)]
+    run_folder = make_run(tmp_path, tiny_model_folder, rankings + others)
+    reward.run(make_config(held_out_labelers=["bob"]), run_folder)
+    report = json.loads((run_folder / "reward" / "report.json").read_text())
+    assert report["validation"]["accuracy"]["mean"] > 0.9
+    assert set(report["validation"]["accuracy_by_labeler"]) == {"ann"}
+    strangers = report["held_out_labelers"]
+    assert strangers["names"] == ["bob"]
+    assert strangers["accuracy_by_prompt"]["mean"] < 0.1
+    assert strangers["accuracy_by_prompt"]["n"] == sum(len(set(r.ranks)) > 1 for r in others)
+    low, high = strangers["less_than_of_the_others"]["ci95"]
+    assert 0.7 < low < high <= 1
+    with pytest.raises(UserError, match="names 'eve', but the rankings are by ann, bob"):
+        reward.run(make_config(held_out_labelers=["eve"]), run_folder)
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Labels at random: what is learned by heart makes held-out prompts worse."""
+    rng = random.Random(0)
+    rankings = []
+    for prompt in range(30):
+        ranking = make_ranking(prompt, "ann", rng)
+        ratings = rng.sample([1, 3, 5, 7], 4)
+        changes = {"ratings": ratings, "ranks": ranks_from_ratings(ratings)}
+        rankings.append(ranking.model_copy(update=changes))
+    make_run(tmp_path, tiny_model_folder, rankings)
+    reward.run(make_config(epochs=12, early_stopping=True), tmp_path)
+    report = json.loads((tmp_path / "reward" / "report.json").read_text())
+    losses = [row["validation_log_loss"] for row in report["epochs"]]
+    assert 2 <= len(losses) < 12
+    assert losses[-1] > min(losses)
+    assert losses[:-1] == sorted(losses[:-1], reverse=True)
+    assert report["validation"]["log_loss"]["mean"] == pytest.approx(min(losses), abs=1e-5)
+    for row in report["epochs"]:
+        gap = row["validation_log_loss"] - row["training_log_loss"]
+        assert row["log_loss_gap"] == pytest.approx(gap)
+    assert not list((tmp_path / ".checkpoints").glob("reward*"))
+
+
+def test_preferences_of_others_alone_are_learned(tmp_path: Path, tiny_model_folder: Path) -> None:
+    rows = []
+    for ranking in make_rankings():
+        texts = [response.text for response in ranking.responses]
+        rows.append({"q": ranking.prompt, "texts": texts, "ranks": ranking.ranks})
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": "ranked.jsonl", "prompt_columns": ["q"]}
+    source |= {"responses_column": "texts", "ranks_column": "ranks"}
+    run_folder = make_run(tmp_path / "run", tiny_model_folder, [])
+    shutil.rmtree(run_folder / "labels")
+    config = make_config(own_labels=False, preferences=[source])
+    reward.run(config.model_copy(update={"data_root": str(tmp_path)}), run_folder)
+    report = json.loads((run_folder / "reward" / "report.json").read_text())
+    assert report["validation"]["accuracy"]["mean"] > 0.9
+    assert report["validation"]["accuracy_by_rating_gap"] == {}
+    assert report["labeler_agreement"] is None
+    (summary,) = report["sources"]
+    assert (summary["source"], summary["rows"]) == ("ranked.jsonl", PROMPTS + 1)
+    assert summary["prompts"] == PROMPTS
