@@ -30,6 +30,9 @@ class PPOConfig(Section):
     ``num_mini_batches`` optimizer steps each. ``per_device_train_batch_size`` episodes go through
     a training forward at once (default: a whole minibatch) and ``local_rollout_forward_batch_size``
     through a scoring forward; neither changes a result.
+
+    ``question_penalties``: for yes/no questions that the reward model has a head for, what a sure
+    yes takes off a response's score.
     """
 
     learning_rate: PositiveFloat = 1e-5
@@ -51,6 +54,7 @@ class PPOConfig(Section):
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     whiten_rewards: bool = False
     missing_eos_penalty: NonNegativeFloat | None = 1.0
+    question_penalties: dict[str, PositiveFloat] = {}
     max_grad_norm: PositiveFloat = 1.0
     adam_epsilon: PositiveFloat = 1e-5
     lr_scheduler_type: Literal["linear", "constant"] = "linear"

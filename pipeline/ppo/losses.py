@@ -11,11 +11,14 @@ the clipped value loss; http://joschu.net/blog/kl-approx.html for the names k1 a
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.errors import UserError
 
 LOG_RATIO_LIMIT = 20.0
 WHITENING_EPSILON = 1e-8
@@ -60,6 +63,32 @@ def masked_scale_to_unit_variance(values: Tensor, mask: Tensor) -> Tensor:
 def penalize_missing_eos(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
     """(B,) scores, less ``penalty`` for each response that ``finished`` (B,) says never ended."""
     return torch.where(finished, scores, scores - penalty)
+
+
+def answer_weights(penalties: Mapping[str, float], questions: Sequence[str]) -> Tensor:
+    """(Q,) what a yes to each of a reward model's questions costs; 0 where nothing is said.
+
+    Raises:
+        UserError: a penalty is for a question that the model has no head for.
+    """
+    unknown = sorted(penalties.keys() - set(questions))
+    if unknown:
+        known = ", ".join(questions) or "none: it was trained with reward.question_weight 0"
+        raise UserError(
+            "ppo.question_penalties",
+            f"names {unknown[0]!r}; the reward model's questions are {known}.",
+            "correct the name, or train the reward model with its questions.",
+        )
+    return torch.tensor([penalties.get(name, 0.0) for name in questions])
+
+
+def penalize_answers(scores: Tensor, answers: Tensor, weights: Tensor) -> Tensor:
+    """(B,) scores, less the weights (Q,) of the questions times the probabilities of a yes.
+
+    Args:
+        answers: (B, Q) logits of yes.
+    """
+    return scores - answers.sigmoid() @ weights.to(scores)
 
 
 def compute_rewards(

@@ -22,11 +22,13 @@ from pipeline.ppo.check import check_arguments, check_before_training
 from pipeline.ppo.experience import Experience
 from pipeline.ppo.logprobs import response_logprobs, response_values
 from pipeline.ppo.losses import (
+    answer_weights,
     compute_rewards,
     gae,
     masked_scale_to_unit_variance,
     masked_sum,
     masked_whiten,
+    penalize_answers,
     penalize_missing_eos,
     policy_loss,
     value_loss,
@@ -104,6 +106,7 @@ class PPOTrainer:
             self.policy,
             [self.ref_policy, self.reward_model, self.critic],
         )
+        self.answer_weights = answer_weights(args.question_penalties, reward_model.question_names)
         for trained in (self.policy, self.critic):
             trained.eval().requires_grad_(True)
         for frozen in (self.ref_policy, self.reward_model):
@@ -182,10 +185,9 @@ class PPOTrainer:
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Tensor:
-        """(B,) scores of the responses as they were sampled, less the missing-EOS penalty."""
-        scores = torch.cat(
-            [self.reward_model(part.input_ids, part.lengths) for part in self._parts(rollout)]
-        ).float()
+        """(B,) scores of the responses as they were sampled, less the penalties."""
+        parts = [self._score_part(part) for part in self._parts(rollout)]
+        scores = torch.cat(parts).float()
         if not bool(scores.isfinite().all()):
             raise UserError(
                 "the reward model",
@@ -195,6 +197,13 @@ class PPOTrainer:
             )
         penalty = self.args.missing_eos_penalty
         return penalize_missing_eos(scores, rollout.finished, penalty) if penalty else scores
+
+    def _score_part(self, part: Rollout) -> Tensor:
+        """(B,) scores, less what yes to the questions with a penalty costs."""
+        if not self.args.question_penalties:
+            return self.reward_model(part.input_ids, part.lengths)
+        scores, answers = self.reward_model.scores_and_answers(part.input_ids, part.lengths)
+        return penalize_answers(scores, answers, self.answer_weights)
 
     @torch.no_grad()
     def logprobs_of(self, model: LanguageModel, rollout: Rollout) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.ppo import losses
 
 NAN = float("nan")
@@ -100,6 +101,29 @@ def test_the_penalty_falls_on_responses_without_an_end_only() -> None:
     scores = torch.tensor([1.0, 2.0])
     finished = torch.tensor([True, False])
     assert losses.penalize_missing_eos(scores, finished, 0.75).tolist() == [1.0, 1.25]
+
+
+def test_a_sure_yes_takes_its_penalty_off_the_score_and_a_no_nothing() -> None:
+    weights = losses.answer_weights({"rude": 2.0}, ["long", "rude"])
+    assert weights.tolist() == [0.0, 2.0]
+    # Odds of 3 to 1 are a probability of 3/4; what is said of "long" costs nothing.
+    answers = torch.tensor([[9.0, 200.0], [-9.0, -200.0], [9.0, math.log(3)]], dtype=torch.float64)
+    scores = torch.ones(3, dtype=torch.float64)
+    penalized = losses.penalize_answers(scores, answers, weights)
+    assert penalized.tolist() == pytest.approx([-1.0, 1.0, 1 - 2 * 0.75])
+
+
+def test_without_penalties_scores_are_bit_for_bit_what_they_were() -> None:
+    scores = torch.randn(5)
+    weights = losses.answer_weights({}, [])
+    assert torch.equal(losses.penalize_answers(scores, torch.empty(5, 0), weights), scores)
+
+
+def test_a_penalty_for_what_was_not_asked_is_refused() -> None:
+    with pytest.raises(UserError, match="names 'kind'; the reward model's questions are rude"):
+        losses.answer_weights({"kind": 1.0}, ["rude"])
+    with pytest.raises(UserError, match=r"trained with reward\.question_weight 0"):
+        losses.answer_weights({"kind": 1.0}, [])
 
 
 # --- advantages ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.model import GPT
 from pipeline.ppo import PPOConfig, PPOTrainer
 from pipeline.ppo.experience import Experience
@@ -171,6 +172,31 @@ def test_the_size_of_scoring_batches_changes_nothing(
     ]
     for name in ("objective/scores", "objective/entropy", "loss/value_avg"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5), name
+
+
+def test_answers_to_questions_are_part_of_the_score(
+    make_trainer: MakeTrainer, make_policy: Callable[..., GPT], config: PPOConfig
+) -> None:
+    """Heads without weights: everybody is rude for sure, and long with even odds."""
+
+    def asked() -> RewardModel:
+        model = RewardModel(make_policy(), torch.Generator().manual_seed(1), ["rude", "long"])
+        assert model.questions is not None
+        with torch.no_grad():
+            model.questions.weight.zero_()
+            model.questions.bias.copy_(torch.tensor([50.0, 0.0]))
+        return model
+
+    still = {"learning_rate": 0.0, "missing_eos_penalty": None}
+    plain = train(make_trainer(config.model_copy(update=still), reward_model=asked()))
+    penalties = {"question_penalties": {"rude": 1.5, "long": 3.0}}
+    args = config.model_copy(update=still | penalties)
+    penalized = train(make_trainer(args, reward_model=asked()))
+    for before, after in zip(plain, penalized, strict=True):
+        expected = before["objective/scores"] - 1.5 - 3.0 / 2
+        assert after["objective/scores"] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(UserError, match="question_penalties"):
+        make_trainer(config.model_copy(update={"question_penalties": {"kind": 1.0}}))
 
 
 # --- optimization -------------------------------------------------------------------------------
