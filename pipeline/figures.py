@@ -145,6 +145,39 @@ def curve_figure(
         return _svg(figure, name, title)
 
 
+def reliability_figure(bins: Sequence[Mapping[str, Any]]) -> str:
+    """How often pairs come out right over how sure the scores are, with intervals, in percent."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 3.6))
+        ax = figure.subplots()
+        ax.plot([50, 100], [50, 100], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        for one in bins:
+            x = 100 * one["mean_confidence"]
+            ax.plot([x, x], [100 * end for end in one["ci95"]], color=_series(2), linewidth=2.2)
+            ax.plot(x, 100 * one["accuracy"], "o", color=_series(2), markersize=6)
+        ax.set(xlim=(49, 101), ylim=(0, 102), ylabel="% of pairs that came out right")
+        ax.set_xlabel("how sure the scores are, in % (bar: 95% interval)")
+        ax.grid()
+        return _svg(figure, "reliability", "Reliability diagram of the reward model")
+
+
+def gap_figure(epochs: Sequence[Mapping[str, Any]]) -> str:
+    """Log-loss on prompts learned from and on held-out ones, by epoch."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH_INCHES, 2.6))
+        ax = figure.subplots()
+        numbers = [row["epoch"] for row in epochs]
+        for index, (key, label) in enumerate(
+            {"training_log_loss": "learned from", "validation_log_loss": "held out"}.items()
+        ):
+            losses = [row[key] for row in epochs]
+            ax.plot(numbers, losses, "os"[index] + "-", color=_series(index), label=label)
+        ax.set(xlabel="epoch", ylabel="nats per pair", xticks=numbers)
+        ax.grid(axis="y")
+        figure.legend(loc="upper right", ncols=2, frameon=False, fontsize=10)
+        return _svg(figure, "epochs", "Log-loss by epoch", legend=True)
+
+
 def _shares(counts: Mapping[str, int]) -> list[float]:
     """The percentages of the ratings 1 to 7."""
     total = sum(counts.values())

@@ -11,9 +11,10 @@ from typing import Any
 
 from pipeline.figures import answers_figure, curve_figure, rating_figure, win_rate_figure
 from pipeline.report_examples import examples_section
-from pipeline.report_markup import definitions, swatch, text
+from pipeline.report_markup import cell, cells, definitions, figure, row, swatch, table, text
+from pipeline.report_reward import reward_section
 from pipeline.report_style import STYLE
-from pipeline.verdict import decide, decimal, interval, percent
+from pipeline.verdict import decide
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 JUDGES = {
@@ -37,7 +38,9 @@ ARROWS = {1: " ↑", 0: "", -1: " ↓"}
 
 
 def render_html(
-    report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, Any]]]
+    report: Mapping[str, Any],
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    reward: Mapping[str, Any] | None = None,
 ) -> str:
     """The page.
 
@@ -45,12 +48,14 @@ def render_html(
         report: the content of ``report.json``.
         metrics: rows of ``metrics.jsonl`` by the folder they are in, of which ``base`` (loss) and
             ``ppo`` (objective/scores and objective/kl) are drawn, where present.
+        reward: the content of the reward model's ``report.json``.
     """
     sections = [
         _verdict(report),
         _numbers(report),
         _win_rates(report),
         _figures(report, metrics),
+        reward_section(reward) if reward else "",
         examples_section(report),
         _method(report),
     ]
@@ -97,16 +102,16 @@ def _numbers(report: Mapping[str, Any]) -> str:
     checkpoints, wording = report["checkpoints"], report["settings"].get("questions", {})
     every = list(checkpoints.values())
     rows = [
-        _row(label + ARROWS[better], note, [c[key] for c in every], digits=digits)
+        row(label + ARROWS[better], note, [c[key] for c in every], digits=digits)
         for key, label, better, digits, note in MEASURES
         if any(c[key] is not None for c in every)
     ]
     rows += [
-        _row(label + ARROWS[better], note, [c[key] for c in every], share=True)
+        row(label + ARROWS[better], note, [c[key] for c in every], share=True)
         for key, label, better, note in SHARES
     ]
     rows += [
-        _row(
+        row(
             question.replace("_", " ").capitalize() + ARROWS[-1],
             wording.get(question, "responses with this flaw"),
             [c["answers"].get(question) for c in every],
@@ -117,7 +122,7 @@ def _numbers(report: Mapping[str, Any]) -> str:
     rows.append(_strength_row(report))
     heads = [f"{swatch(index)}{text(name)}" for index, name in enumerate(checkpoints)]
     caption = "Mean with its 95% interval and n. ↑ higher is better, ↓ lower is better."
-    return _table("numbers", "The numbers", caption, heads, rows)
+    return table("numbers", "The numbers", caption, heads, rows)
 
 
 def _win_rates(report: Mapping[str, Any]) -> str:
@@ -132,26 +137,17 @@ def _win_rates(report: Mapping[str, Any]) -> str:
             "ci95": pair["length_controlled_ci95"],
             "n": pair["n"],
         }
-        cells = [_cell(plain, 1, share=True), _cell(controlled, 1, share=True)]
-        cells.append(f"{pair['wins']} / {pair['ties']} / {pair['losses']}")
-        cells.append(_cell(pair["score_difference"], 2))
-        rows.append(_cells(f"{pair['a']} over {pair['b']}", "", cells))
+        values = [cell(plain, 1, share=True), cell(controlled, 1, share=True)]
+        values.append(f"{pair['wins']} / {pair['ties']} / {pair['losses']}")
+        values.append(cell(pair["score_difference"], 2))
+        rows.append(cells(f"{pair['a']} over {pair['b']}", "", values))
     measure = "rating" if _is_rated(report) else "reward"
     heads = ["Win rate", "At equal length", "Won / tied / lost", f"Gain in {measure}"]
     caption = (
         "Prompt by prompt; a tie counts half. Above 50%, the first of the two is better. At equal "
         "length: what logistic regression leaves of it if both responses were equally long."
     )
-    return _table("wins", "Who wins", caption, heads, rows)
-
-
-def _table(name: str, title: str, caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
-    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    return (
-        f'<h2 id="{name}">{text(title)}</h2><div class="card scroll"><table>'
-        f"<caption>{text(caption)}</caption><thead><tr><td></td>{columns}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return table("wins", "Who wins", caption, heads, rows)
 
 
 def _is_rated(report: Mapping[str, Any]) -> bool:
@@ -163,35 +159,6 @@ def _questions(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(q for c in report["checkpoints"].values() for q in c["answers"]))
 
 
-def _row(
-    label: str,
-    note: str,
-    leaves: Sequence[Mapping[str, Any] | None],
-    digits: int = 1,
-    share: bool = False,
-) -> str:
-    return _cells(label, note, [_cell(leaf, digits, share) for leaf in leaves])
-
-
-def _cells(label: str, note: str, cells: Sequence[str]) -> str:
-    small = f"<small>{text(note)}</small>" if note else ""
-    body = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{text(label)}{small}</th>{body}</tr>'
-
-
-def _cell(leaf: Mapping[str, Any] | None, digits: int, share: bool = False) -> str:
-    """Mean, interval and n; a share in percent."""
-    if leaf is None or leaf["mean"] is None:
-        return "–"
-    scale = 100 if share else 1
-    mean = percent(leaf["mean"], digits) if share else decimal(leaf["mean"], digits)
-    return (
-        f"<b>{mean}</b> "
-        f'<span class="interval">{interval(leaf["ci95"], scale, digits)}</span>'
-        f"<small>n = {leaf['n']}</small>"
-    )
-
-
 def _strength_row(report: Mapping[str, Any]) -> str:
     n = max((pair["n"] for pair in report["pairs"]), default=0)
     strengths = {
@@ -199,7 +166,7 @@ def _strength_row(report: Mapping[str, Any]) -> str:
         for row in report["ranking"]
     }
     leaves = [strengths[name] for name in report["checkpoints"]]
-    return _row("Strength ↑", "Bradley-Terry over all pairs, log odds around 0", leaves, 2)
+    return row("Strength ↑", "Bradley-Terry over all pairs, log odds around 0", leaves, 2)
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -209,16 +176,16 @@ def _figures(report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[s
     checkpoints, figures = report["checkpoints"], []
     if _is_rated(report):
         caption = f"How often each rating was given; {_counts(report)} per checkpoint."
-        figures.append(_figure("Ratings", rating_figure(checkpoints), caption))
+        figures.append(figure("Ratings", rating_figure(checkpoints), caption))
     if report["pairs"]:
         caption = (
             f"Each prompt compares the two responses; {_counts(report)}. Hollow: by logistic "
             "regression, if both responses were of equal length."
         )
-        figures.append(_figure("Win rates", win_rate_figure(report["pairs"]), caption))
+        figures.append(figure("Win rates", win_rate_figure(report["pairs"]), caption))
     if _questions(report):
         caption = f"The judge's yes/no questions; {_counts(report)} per checkpoint."
-        figures.append(_figure("Flaws", answers_figure(checkpoints), caption))
+        figures.append(figure("Flaws", answers_figure(checkpoints), caption))
     scores = {
         "objective/scores": "reward model's score, batch mean",
         "objective/kl": "KL to sft, nats per response",
@@ -231,21 +198,14 @@ def _figures(report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[s
         caption = (
             f"{len(rows)} updates; a score that rises while ratings fall is over-optimization."
         )
-        figures.append(_figure("Reward and KL through PPO", svg, caption))
+        figures.append(figure("Reward and KL through PPO", svg, caption))
     rows = [row for row in metrics.get("base", []) if row.get("loss") is not None]
     if rows:
         keys = {"loss": "training loss, nats per token"}
         svg = curve_figure(rows, keys, "step", "pretraining", "Pretraining loss")
         caption = f"Pretraining from scratch, {len(rows)} logged steps, one batch each."
-        figures.append(_figure("Pretraining", svg, caption))
+        figures.append(figure("Pretraining", svg, caption))
     return f'<h2 id="figures">Figures</h2><div class="grid">{"".join(figures)}</div>'
-
-
-def _figure(title: str, svg: str, caption: str) -> str:
-    return (
-        f'<figure class="card"><h3>{text(title)}</h3>{svg}'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
-    )
 
 
 def _counts(report: Mapping[str, Any]) -> str:

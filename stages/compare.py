@@ -32,7 +32,7 @@ from pipeline.tinyworld import build_world, world_constants
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 2
+VERSION = 3
 CHECKPOINTS = ("base", "sft", "ppo")  # in the order of the chain
 
 
@@ -125,7 +125,9 @@ def write_results(
         for name in ("base", "ppo")
         if (path := stage.input(name) / METRICS_FILE).exists()
     }
-    page = render_html(report, metrics)
+    path = stage.input("reward") / "report.json"
+    reward = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    page = render_html(report, metrics, reward)
     (stage.output / "report.html").write_text(page, encoding="utf-8")
     with (stage.output / "responses.jsonl").open("w", encoding="utf-8") as file:
         for result in results:
