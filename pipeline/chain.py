@@ -30,6 +30,7 @@ TABLE = (
     StageLinks("data", "data", ()),
     StageLinks("pretrain", "base", ("data",)),
     StageLinks("import_base", "base", ()),
+    StageLinks("classify", "classifier", ("base",)),
     StageLinks("sft", "sft", ("base", "data")),
     StageLinks("sample", "samples", ("sft", "data")),
     StageLinks("label", "labels", ("samples", "data")),
@@ -38,12 +39,14 @@ TABLE = (
     StageLinks("compare", "compare", ("base", "sft", "ppo", "reward", "data")),
 )
 STAGES = tuple(links.stage for links in TABLE)
-PARALLEL_STAGES = ("pretrain", "sft", "reward")  # those that can run in several processes
+# Those that can run in several processes.
+PARALLEL_STAGES = ("pretrain", "classify", "sft", "reward")
 
 # What decides nothing. Where the labels are stored (their content decides) may name a host, too.
 _NOT_IN_SECTION = {
     "label": {"database"},
     "pretrain": {"checkpoint_every_steps"},
+    "classify": {"checkpoint_every_steps"},
     "sft": {"checkpoint_every_steps"},
 }
 
@@ -51,18 +54,27 @@ _NOT_IN_SECTION = {
 def chain_of(config: RunConfig) -> tuple[StageLinks, ...]:
     """The stages of this run in order.
 
-    ``base`` is made by pretrain or import_base. Where the reward model learns from preferences
-    that others collected alone, nothing is sampled and labeled.
+    ``base`` is made by pretrain or import_base. A classifier is made where the config asks for one,
+    as soon as there is what it starts from. Where the reward model learns from preferences that
+    others collected alone, nothing is sampled and labeled.
     """
     absent = {"import_base" if config.import_base is None else "pretrain"}
+    if config.classify is None:
+        absent.add("classify")
     if not config.reward.own_labels:
         absent |= {"sample", "label"}
-    return tuple(links_of(links.stage, config) for links in TABLE if links.stage not in absent)
+    stages = [links.stage for links in TABLE if links.stage not in absent]
+    if config.classify is not None and config.classify.start == "sft":
+        stages.remove("classify")
+        stages.insert(stages.index("sft") + 1, "classify")
+    return tuple(links_of(stage, config) for stage in stages)
 
 
 def links_of(stage: str, config: RunConfig) -> StageLinks:
     """What a stage of this run writes and reads; KeyError for a name that is none."""
     links = {links.stage: links for links in TABLE}[stage]
+    if stage == "classify" and config.classify is not None:
+        return replace(links, reads=(config.classify.start,))
     if config.reward.own_labels:
         return links
     return replace(links, reads=tuple(folder for folder in links.reads if folder != "labels"))
@@ -85,6 +97,8 @@ def section_values(stage: str, config: RunConfig) -> dict[str, JsonValue]:
         UserError: the config has no such section, as for pretrain where import_base is given.
     """
     section = getattr(config, stage)
+    if section is None and stage == "classify":
+        raise UserError(stage, "the config has no such section.", "add it: classify.source, …")
     if section is None:
         other = "import_base" if stage == "pretrain" else "pretrain"
         raise UserError(stage, f"the config makes its base by {other}.", f"run {other} instead.")
@@ -129,6 +143,8 @@ def _text_sources(stage: str, config: RunConfig) -> dict[str, TextSource]:
     """The files and datasets that a stage reads rows from, by name."""
     if stage == "reward":
         return {f"preferences/{i}": source for i, source in enumerate(config.reward.preferences)}
+    if stage == "classify" and config.classify is not None:
+        return {"source": config.classify.source}
     if stage != "data":
         return {}
     sources: dict[str, TextSource] = {f"corpus/{s.name}": s for s in config.data.corpus}

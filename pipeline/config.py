@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config_types import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
 from pipeline.ppo_config import PPOConfig
-from pipeline.source_config import PreferenceSource, TextSource
+from pipeline.source_config import LabeledSource, PreferenceSource, TextSource
 
 # --- data ---------------------------------------------------------------------------------------
 
@@ -201,6 +201,27 @@ class SftSection(Section):
     checkpoint_every_steps: Positive = 500
 
 
+class ClassifySection(Section):
+    """A classifier of texts: one of the labels in ``source`` for any text.
+
+    It starts from the base, or from the fine-tuned model. ``batch_rows`` counts the texts of a step. Texts that do not fit into the context are an error,
+    unless they are at most ``max_left_out_fraction`` of all.
+    """
+
+    source: LabeledSource
+    start: Literal["base", "sft"] = "base"
+    learning_rate: PositiveFloat = 3e-4
+    epochs: Positive = 4
+    batch_rows: Positive = 16
+    per_device_batch_rows: Positive | None = None
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: PositiveFloat = 1.0
+    validation_fraction: Fraction = 0.2
+    max_left_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    checkpoint_every_steps: Positive = 500
+
+
 class PolicySource(Section):
     """Another policy for labeling: a model folder below ``data_root``, and its name in the labels.
 
@@ -324,6 +345,7 @@ class RunConfig(Section):
     data: DataSection
     pretrain: PretrainSection | None = None
     import_base: ImportBaseSection | None = None
+    classify: ClassifySection | None = None
     sft: SftSection = SftSection()
     sample: SampleSection = SampleSection()
     label: LabelSection = LabelSection()
@@ -341,7 +363,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> RunConfig:
-        for name, section in (("pretrain", self.pretrain), ("sft", self.sft)):
+        sections = {"pretrain": self.pretrain, "classify": self.classify, "sft": self.sft}
+        for name, section in sections.items():
             device = (section and section.per_device_batch_rows) or 1
             if section is not None and section.batch_rows % (device * self.processes):
                 raise ValueError(

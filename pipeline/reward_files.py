@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from pipeline.reward import RewardModel
 from pipeline.tokenizer import Tokenizer
 
 QUESTIONS_FILE = "questions.safetensors"
-ONE_LABEL = {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}}
 
 
 def save_reward_model(model: RewardModel, folder: str | Path, tokenizer: Tokenizer) -> None:
@@ -37,30 +37,53 @@ def save_reward_model(model: RewardModel, folder: str | Path, tokenizer: Tokeniz
     beside it in ``questions.safetensors``.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    head = model.score.weight.detach().cpu().contiguous()
-    if isinstance(model.trunk, GPT):
-        weights = to_gpt2_weights(model.trunk) | {"score.weight": head}
-        path = folder / "model.safetensors"
-        safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
-        config = gpt2_config(model.trunk.config, tokenizer) | ONE_LABEL
-        config["architectures"] = ["GPT2ForSequenceClassification"]
-        text = json.dumps(config, indent=2) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
-    else:
-        assert isinstance(model.trunk, HuggingFaceTrunk)
-        theirs = classifier_of(model.trunk, tokenizer)
-        theirs.base_model.load_state_dict(model.trunk.inner.state_dict())
-        theirs.score.weight.data.copy_(head)
-        theirs.save_pretrained(folder)
+    save_trunk_and_head(model.trunk, model.score.weight, ["score"], folder, tokenizer)
     if model.questions is not None:
         weights = {name: w.detach().cpu() for name, w in model.questions.state_dict().items()}
         names = {"questions": json.dumps(model.question_names)}
         safetensors.torch.save_file(weights, folder / QUESTIONS_FILE, metadata=names)
-    tokenizer.save(folder, model.trunk.context_tokens)
 
 
-def classifier_of(trunk: HuggingFaceTrunk, tokenizer: Tokenizer) -> Any:
+def save_trunk_and_head(
+    trunk: LanguageModel,
+    weight: torch.Tensor,
+    labels: Sequence[str],
+    folder: Path,
+    tokenizer: Tokenizer,
+) -> None:
+    """Writes a sequence classifier of ``transformers``, with its tokenizer.
+
+    Args:
+        weight: (labels, C) of the linear head.
+        labels: what each of its outputs stands for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    head = weight.detach().cpu().contiguous()
+    if isinstance(trunk, GPT):
+        weights = to_gpt2_weights(trunk) | {"score.weight": head}
+        path = folder / "model.safetensors"
+        safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+        config = gpt2_config(trunk.config, tokenizer) | label_settings(labels)
+        config["architectures"] = ["GPT2ForSequenceClassification"]
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    else:
+        assert isinstance(trunk, HuggingFaceTrunk)
+        theirs = classifier_of(trunk, labels, tokenizer)
+        theirs.base_model.load_state_dict(trunk.inner.state_dict())
+        theirs.score.weight.data.copy_(head)
+        theirs.save_pretrained(folder)
+    tokenizer.save(folder, trunk.context_tokens)
+
+
+def label_settings(labels: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of a classifier's outputs."""
+    names = {str(index): label for index, label in enumerate(labels)}
+    ids = {label: index for index, label in enumerate(labels)}
+    return {"num_labels": len(labels), "id2label": names, "label2id": ids}
+
+
+def classifier_of(trunk: HuggingFaceTrunk, labels: Sequence[str], tokenizer: Tokenizer) -> Any:
     """A sequence classifier of ``transformers`` of the trunk's architecture, of random weights.
 
     Raises:
@@ -68,14 +91,16 @@ def classifier_of(trunk: HuggingFaceTrunk, tokenizer: Tokenizer) -> Any:
     """
     import transformers
 
-    config = type(trunk.inner.config)(**(trunk.inner.config.to_dict() | ONE_LABEL))
+    settings = label_settings(labels)
+    settings["id2label"] = dict(enumerate(labels))
+    config = type(trunk.inner.config)(**(trunk.inner.config.to_dict() | settings))
     config.pad_token_id = tokenizer.pad_id
     try:
         theirs = transformers.AutoModelForSequenceClassification.from_config(config)
     except ValueError:
         theirs = None
     head = getattr(theirs, "score", None)
-    if not isinstance(head, torch.nn.Linear) or head.weight.shape != (1, trunk.width):
+    if not isinstance(head, torch.nn.Linear) or head.weight.shape != (len(labels), trunk.width):
         raise UserError(
             "reward",
             f"transformers has no classifier of {config.model_type!r} with a linear head 'score'.",

@@ -68,3 +68,13 @@ class PreferenceSource(TextSource):
         if pair[0] is not None and pair[0] == pair[1]:
             raise ValueError(f"chosen_column and rejected_column are both {pair[0]!r}")
         return self
+
+
+class LabeledSource(TextSource):
+    """Texts of which each has a label: JSON lines, JSON, CSV, parquet or a dataset.
+
+    A label is a text, a whole number, or true or false.
+    """
+
+    text_column: str = "text"
+    label_column: str = "label"

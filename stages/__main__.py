@@ -109,11 +109,15 @@ def chat_command(
 
 @app.command("score")
 def score_command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A reward model.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines: prompt, response.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A reward model or a classifier.")
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON lines: prompt, response; or text.")
+    ],
     debug: Debug = False,
 ) -> None:
-    """Score responses: each row of a file comes back with the reward model's score."""
+    """Score responses by a reward model, or label texts by a classifier: row in, row out."""
     if not (checkpoint / "config.json").is_file():
         raise UserError(checkpoint, "is no model folder.", "name one: runs/quickstart/reward.")
     from stages.score import score

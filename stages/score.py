@@ -1,8 +1,9 @@
-"""Scores responses with a reward model: ``align score runs/quickstart/reward FILE``.
+"""Scores responses, or classifies texts: ``align score runs/quickstart/reward FILE``.
 
-FILE has one JSON object a line: ``prompt``, ``response``, and ``finished`` where a response was cut
-off before its end token. Each comes back with its ``score``, and with the probability of yes to
-each question that the model has a head for.
+FILE has one JSON object a line. For a reward model: ``prompt``, ``response``, and ``finished``
+where a response was cut off before its end token. Each comes back with its ``score``, and with the
+probability of yes to each question that the model has a head for. For a classifier: ``text``, which
+comes back with its ``label`` and the probability of each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pipeline.classifier import classify_rows, encode_text, labels_of, load_classifier
 from pipeline.errors import UserError
 from pipeline.records import iter_json_lines
 from pipeline.reward import score_and_ask
@@ -27,9 +29,11 @@ def score(checkpoint: Path, path: Path) -> None:
     """Prints each row of the file with its score, as JSON lines.
 
     Raises:
-        UserError: ``checkpoint`` is no reward model, or a row is broken or too long.
+        UserError: ``checkpoint`` is no reward model and no classifier, or a row is broken or too
+            long.
     """
-    for row in scored(checkpoint, path):
+    is_classifier = len(labels_of(checkpoint)) > 1
+    for row in (classified if is_classifier else scored)(checkpoint, path):
         print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
@@ -54,6 +58,31 @@ def scored(checkpoint: Path, path: Path) -> Iterator[dict[str, Any]]:
             yield row | {"score": value} | ({"answers": answers} if answers else {})
 
 
+def classified(checkpoint: Path, path: Path) -> Iterator[dict[str, Any]]:
+    """Each row with ``label`` and ``probabilities``; every row is checked before the first.
+
+    Raises:
+        UserError: as ``score``.
+    """
+    tokenizer = Tokenizer.load(checkpoint)
+    model = load_classifier(checkpoint).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[tuple[dict[str, Any], list[int]]] = []
+    for where, row in iter_json_lines(path):
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise UserError(where, "needs the text text.", "correct the row.")
+        rows.append((row, encode_text(tokenizer, text.strip())))
+        check_length(rows[-1][1], where, model.trunk.context_tokens)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        logprobs = classify_rows(model, [ids for _, ids in part], tokenizer.pad_id)
+        for (row, _), values in zip(part, logprobs.exp().tolist(), strict=True):
+            probabilities = dict(zip(model.labels, values, strict=True))
+            label = max(probabilities, key=lambda name: probabilities[name])
+            yield row | {"label": label, "probabilities": probabilities}
+
+
 def row_ids(
     row: dict[str, Any], where: str, tokenizer: Tokenizer, context_tokens: int
 ) -> list[int]:
@@ -70,7 +99,12 @@ def row_ids(
             "correct the row.",
         )
     ids = tokenizer.encode_prompt(prompt) + tokenizer.encode_response(response, finished)
-    if len(ids) > context_tokens:
-        problem = f"has {len(ids)} tokens with its prompt, the model reads {context_tokens}."
-        raise UserError(where, problem, "shorten it.")
+    check_length(ids, where, context_tokens)
     return ids
+
+
+def check_length(ids: list[int], where: str, context_tokens: int) -> None:
+    """Raises UserError where the model cannot read all ids."""
+    if len(ids) > context_tokens:
+        problem = f"has {len(ids)} tokens in all, the model reads {context_tokens}."
+        raise UserError(where, problem, "shorten it.")

@@ -21,7 +21,9 @@ def stages_of(name: str) -> list[str]:
 
 
 def test_the_documented_configs_are_there() -> None:
-    assert {"quickstart.yaml", "books.yaml", "gpt2.yaml"} <= {path.name for path in FILES}
+    assert {"quickstart.yaml", "books.yaml", "gpt2.yaml", "spam.yaml"} <= {
+        path.name for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -48,6 +50,8 @@ def test_align_validate_accepts_it(
     named = [source.path for source in config.data.corpus if source.path is not None]
     if config.data.instructions is not None and config.data.instructions.path is not None:
         named.append(config.data.instructions.path)
+    if config.classify is not None and config.classify.source.path is not None:
+        named.append(config.classify.source.path)
     for name in named:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"id": "1", "text": "words"}) + "\n")
@@ -105,3 +109,15 @@ def test_gpt2_takes_everything_from_the_hub_and_labels_from_people() -> None:
     assert config.label.questions
     assert config.compare.judge == "reward"
     assert stages_of("gpt2.yaml")[:2] == ["data", "import_base"]
+
+
+def test_spam_classifies_the_messages_beside_it() -> None:
+    config = load_config(CONFIGS / "spam.yaml", [])
+    assert config.classify is not None
+    assert config.classify.source.path == "examples/messages.jsonl"
+    assert stages_of("spam.yaml")[:3] == ["data", "pretrain", "classify"]
+    lines = (CONFIGS.parent / "examples" / "messages.jsonl").read_text().splitlines()
+    messages = [json.loads(line) for line in lines]
+    assert len({message["text"] for message in messages}) == len(messages)
+    labels = [message["label"] for message in messages]
+    assert labels.count("spam") == labels.count("ham") == 120
