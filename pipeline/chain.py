@@ -48,6 +48,7 @@ _NOT_IN_SECTION = {
     "pretrain": {"checkpoint_every_steps"},
     "classify": {"checkpoint_every_steps"},
     "sft": {"checkpoint_every_steps"},
+    "reward": {"checkpoint_every_steps"},
 }
 
 

@@ -9,7 +9,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import tokenizers
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -19,7 +21,7 @@ from pipeline.language_model import LanguageModel
 from pipeline.reward import apply_head
 from pipeline.reward_batches import pad_rows
 from pipeline.reward_files import read_trunk_and_head, save_trunk_and_head
-from pipeline.tokenizer import Tokenizer
+from pipeline.tokenizer import END, Tokenizer
 
 
 class Classifier(nn.Module):
@@ -73,8 +75,17 @@ def classify_rows(
 
 
 def save_classifier(model: Classifier, folder: Path, tokenizer: Tokenizer) -> None:
-    """Writes a folder that ``AutoModelForSequenceClassification`` loads, with the same logits."""
+    """Writes a folder that ``AutoModelForSequenceClassification`` loads, with the same logits.
+
+    Its tokenizer, called by plain ``transformers``, adds the end token as ``encode_text`` does: so
+    ``pipeline("text-classification")`` says the same as this project.
+    """
     save_trunk_and_head(model.trunk, model.score.weight, model.labels, folder, tokenizer)
+    path = str(folder / "tokenizer.json")
+    backend = tokenizers.Tokenizer.from_file(path)
+    ends = TemplateProcessing(f"$A {END}", f"$A $B {END}", [(END, tokenizer.eos_id)])
+    backend.post_processor = ends  # pyright: ignore[reportAttributeAccessIssue]
+    backend.save(path)
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -95,6 +106,14 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def labels_of(folder: Path) -> list[str]:
-    """The labels that a model folder's configuration names, in the order of its outputs."""
+    """The labels that a model folder's configuration names, in the order of its outputs.
+
+    Raises:
+        UserError: there is no readable configuration.
+    """
     names = read_config(folder).get("id2label") or {}
-    return [names[key] for key in sorted(names, key=int)]
+    try:
+        return [names[key] for key in sorted(names, key=int)]
+    except (TypeError, ValueError):
+        problem = "is not a model configuration (id2label has no numbers)."
+        raise UserError(folder / "config.json", problem, "restore it.") from None

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 
 from pipeline.config_types import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
 from pipeline.ppo_config import PPOConfig
-from pipeline.source_config import LabeledSource, PreferenceSource, TextSource
+from pipeline.reward_config import LoraSection, RewardSection
+from pipeline.source_config import LabeledSource, TextSource
 
 # --- data ---------------------------------------------------------------------------------------
 
@@ -173,13 +174,6 @@ class ImportBaseSection(Section):
 # --- supervised fine-tuning, sampling, labels ---------------------------------------------------
 
 
-class LoraSection(Section):
-    """Low-rank adapters on all linear layers but the output head (Hu et al. 2021)."""
-
-    rank: Positive = 16
-    alpha: PositiveFloat = 32.0
-
-
 class SftSection(Section):
     """Fine-tuning on demonstrations; the loss is on the response and its end token only.
 
@@ -204,8 +198,9 @@ class SftSection(Section):
 class ClassifySection(Section):
     """A classifier of texts: one of the labels in ``source`` for any text.
 
-    It starts from the base, or from the fine-tuned model. ``batch_rows`` counts the texts of a step. Texts that do not fit into the context are an error,
-    unless they are at most ``max_left_out_fraction`` of all.
+    It starts from the base, or from the fine-tuned model. ``batch_rows`` counts the texts of a
+    step. Texts that do not fit into the context are an error, unless they are at most
+    ``max_left_out_fraction`` of all.
     """
 
     source: LabeledSource
@@ -279,46 +274,6 @@ class LabelSection(Section):
 
 
 # --- reward model, PPO, comparison --------------------------------------------------------------
-
-
-class RewardSection(Section):
-    """The K-wise reward model. A batch counts prompts: all pairs of a prompt stay together.
-
-    ``ties``: left out, or as pairs that should score alike. ``margin``: by how much the better of a
-    1 and a 7 has to lead, in scores; smaller gaps have their share. ``centering``: the weight of
-    squared scores in the loss, ``question_weight`` that of the labelers' yes/no answers. It learns
-    from the run's own labels (``own_labels``) and from ``preferences``, a list of sources that
-    others collected.
-
-    ``early_stopping``: ends after an epoch that leaves the held-out log-loss higher than the best
-    one did, whose weights are kept. ``held_out_labelers`` (pseudonyms) are not learned from; the
-    report says how often the model agrees with them, and with the others.
-    """
-
-    learning_rate: PositiveFloat = 3e-4
-    epochs: Positive = 1
-    batch_prompts: Positive = 8
-    per_device_batch_prompts: Positive | None = None
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    validation_fraction: Fraction = 0.1
-    ties: Literal["drop", "soft"] = "drop"
-    margin: NonNegativeFloat = 0.0
-    centering: NonNegativeFloat = 0.0
-    question_weight: NonNegativeFloat = 0.0
-    own_labels: bool = True
-    preferences: list[PreferenceSource] = []
-    held_out_labelers: list[str] = []
-    early_stopping: bool = False
-    lora: LoraSection | None = None
-    checkpoint_every_steps: Positive = 500
-
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> RewardSection:
-        if not self.own_labels and not self.preferences:
-            raise ValueError("own_labels: false leaves nothing to learn from: name preferences")
-        return self
 
 
 class CompareSection(Section):

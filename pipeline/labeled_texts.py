@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import locate
-from pipeline.data.tables import Entry, dataset_entries, file_entries, text_cell
+from pipeline.data.tables import dataset_entries, file_entries, text_cell
 from pipeline.errors import UserError
 from pipeline.evaluation import Leaf
 from pipeline.preferences import wilson_interval
@@ -27,25 +28,60 @@ class LabeledText(NamedTuple):
     where: str
 
 
-def read_labeled_texts(source: LabeledSource, data_root: Path) -> list[LabeledText]:
-    """All rows of a source, in its order; labels as texts.
+def read_labeled_texts(
+    source: LabeledSource, data_root: Path
+) -> tuple[list[LabeledText], str | None]:
+    """All rows of a source, in its order, labels as texts; and the revision of a hub's dataset.
 
     Raises:
-        UserError: the source is missing or broken, a column is absent, a text is empty, a label is
-            no text, whole number or boolean, or there are fewer than two labels or distinct texts.
+        UserError: the source is missing, broken or empty, a column is absent, a text is empty, or a
+            label is no text, whole number or boolean.
     """
+    place, revision = locate(source, data_root)
+    if source.path is None or place is None:
+        name = str(place or source.dataset)
+        entries = dataset_entries(name, source.dataset_config, source.dataset_split, revision)
+    else:
+        entries = file_entries(place, [source.text_column, source.label_column])
     rows = [
         LabeledText(_text(source, columns, where), _label(source, columns, where), where)
-        for where, columns in _entries(source, data_root)
+        for where, columns in entries
     ]
-    place = source.path or f"dataset {source.dataset}"
+    if not rows:
+        raise UserError(name_of(source), "has no rows.", "supply texts with labels.")
+    return rows, revision
+
+
+def name_of(source: LabeledSource) -> str:
+    """What a message calls the source."""
+    return source.path or f"dataset {source.dataset}"
+
+
+def label_names(rows: Sequence[LabeledText], where: str) -> list[str]:
+    """The distinct labels, sorted: as numbers where all are whole numbers.
+
+    Raises:
+        UserError: there are fewer than two labels or distinct texts.
+    """
     labels = sorted({row.label for row in rows})
     if len(labels) < 2:
-        problem = f"has {len(labels)} labels{': ' + labels[0] if labels else ''}."
-        raise UserError(place, problem, "supply texts of at least 2 labels.")
+        problem = f"has texts of one label only: {labels[0]}."
+        raise UserError(where, problem, "supply texts of at least 2 labels.")
     if len({row.text for row in rows}) < 2:
-        raise UserError(place, "has a single text.", "supply at least 2.")
-    return rows
+        raise UserError(where, "has a single text.", "supply at least 2.")
+    numbers = all(re.fullmatch(r"-?[0-9]{1,18}", label) for label in labels)
+    return sorted(labels, key=int) if numbers else labels
+
+
+def require_all_labels(training: Sequence[LabeledText], labels: Sequence[str], where: str) -> None:
+    """Raises UserError where all texts of a label are held out, so that nothing can learn it."""
+    absent = sorted(set(labels) - {row.label for row in training})
+    if absent:
+        raise UserError(
+            where,
+            f"all texts of label {absent[0]!r} are held out, none is left to learn from.",
+            "supply more of them, or lower classify.validation_fraction.",
+        )
 
 
 def divide_texts(
@@ -106,14 +142,6 @@ def _share(successes: int, trials: int) -> Leaf:
     return Leaf(mean=successes / trials, ci95=[*wilson_interval(successes, trials)], n=trials)
 
 
-def _entries(source: LabeledSource, data_root: Path) -> Iterator[Entry]:
-    place, revision = locate(source, data_root)
-    if source.path is None or place is None:
-        name = str(place or source.dataset)
-        return dataset_entries(name, source.dataset_config, source.dataset_split, revision)
-    return file_entries(place, [source.text_column, source.label_column])
-
-
 def _text(source: LabeledSource, columns: dict[str, Any], where: str) -> str:
     text = text_cell(columns, source.text_column, where, "classify.source.text_column").strip()
     if not text:
@@ -127,6 +155,9 @@ def _label(source: LabeledSource, columns: dict[str, Any], where: str) -> str:
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
+    if value is not None and not isinstance(value, str):
+        problem = f"column {source.label_column!r} is {value!r:.60}, and no label."
+        raise UserError(where, problem, "use texts, whole numbers, or true and false.")
     label = text_cell(columns, source.label_column, where, "classify.source.label_column").strip()
     if not label:
         raise UserError(where, f"column {source.label_column!r} is empty.", "label this row.")

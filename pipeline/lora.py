@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from pipeline.config import LoraSection
+from pipeline.reward_config import LoraSection
 from pipeline.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 EMBEDDING = "embedding.safetensors"

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from pipeline.config import PreferenceSource
 from pipeline.data import locate
 from pipeline.data.tables import Entry, dataset_entries, file_entries, text_cell
 from pipeline.errors import UserError
 from pipeline.preferences import PromptComparisons, comparisons_of, pool_comparisons
 from pipeline.records import RankedResponse
+from pipeline.source_config import PreferenceSource
 
 EXTERNAL = "external"  # the policy of all responses, and the labeler where none is named
 

@@ -102,11 +102,18 @@ def classifier_of(trunk: HuggingFaceTrunk, labels: Sequence[str], tokenizer: Tok
     head = getattr(theirs, "score", None)
     if not isinstance(head, torch.nn.Linear) or head.weight.shape != (len(labels), trunk.width):
         raise UserError(
-            "reward",
+            "base",
             f"transformers has no classifier of {config.model_type!r} with a linear head 'score'.",
             "start from a base of another architecture.",
         )
     return theirs
+
+
+def require_classifier(trunk: LanguageModel, labels: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raises UserError where ``save_trunk_and_head`` would: before anything is trained."""
+    if isinstance(trunk, HuggingFaceTrunk):
+        with torch.device("meta"):
+            classifier_of(trunk, labels, tokenizer)
 
 
 def load_reward_model(folder: str | Path) -> RewardModel:

@@ -9,8 +9,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from pipeline.config import LoraSection
 from pipeline.reward import RewardModel
+from pipeline.reward_config import LoraSection
 
 
 def add_reward_adapters(model: RewardModel, lora: LoraSection, seed: int) -> None:

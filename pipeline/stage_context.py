@@ -120,12 +120,12 @@ class StageContext:
 
         return Checkpoints(self.checkpoints_folder, self.identity.key, self.metrics_path)
 
-    @functools.cached_property
-    def best(self) -> Checkpoints:
-        """Snapshots of the best weights so far, for a stage that stops when it gets no better."""
+    def more_checkpoints(self, name: str, *, with_log: bool) -> Checkpoints:
+        """Snapshots of another kind, such as of a phase before, or of the best weights so far."""
         from pipeline.checkpoints import Checkpoints
 
-        return Checkpoints(_best_folder(self.checkpoints_folder), self.identity.key, log=None)
+        folder = self.checkpoints_folder.with_name(f"{self.links.stage}-{name}")
+        return Checkpoints(folder, self.identity.key, self.metrics_path if with_log else None)
 
     @property
     def metrics_path(self) -> Path:
@@ -266,15 +266,12 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
             stage.close()
             publish(temporary, final, stage.identity, stage.work_record(started))
             save_config(config, run_folder)
-            for folder in (stage.checkpoints_folder, _best_folder(stage.checkpoints_folder)):
-                shutil.rmtree(folder, ignore_errors=True)
+            for folder in stage.checkpoints_folder.parent.glob(f"{name}*"):
+                if folder.name == name or folder.name.startswith(f"{name}-"):
+                    shutil.rmtree(folder, ignore_errors=True)
         finally:
             stage.close()
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _best_folder(checkpoints_folder: Path) -> Path:
-    return checkpoints_folder.with_name(f"{checkpoints_folder.name}-best")
 
 
 def save_config(config: RunConfig, run_folder: Path) -> None:

@@ -1,11 +1,12 @@
-"""Fine-tunes the base to classify texts: spam or ham, or any other labels.
+"""Fine-tunes a model to classify texts: spam or ham, or any other labels.
 
     python -m stages.classify configs/spam.yaml
     accelerate launch -m stages.classify configs/spam.yaml
 
-Reads base and the labeled texts that the config names; writes classifier/: the model, which plain
-``transformers`` loads, ``metrics.jsonl`` and ``report.json`` (accuracy on texts that were held
-out, beside that of the most frequent label; precision, recall and F1 by label).
+Reads base (or sft) and the labeled texts that the config names; writes classifier/: the model,
+which plain ``transformers`` loads, ``metrics.jsonl`` and ``report.json`` (accuracy on texts that
+were held out, beside that of the most frequent label; precision, recall and F1 by label). Killed
+and started again, it goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -21,20 +22,24 @@ import torch.nn.functional as F
 from pipeline.classifier import Classifier, classify_rows, encode_text, save_classifier
 from pipeline.config import ClassifySection, RunConfig
 from pipeline.errors import UserError
-from pipeline.hugging_face import load_language_model
+from pipeline.hugging_face import context_tokens_of, load_language_model
 from pipeline.labeled_texts import (
     LabeledText,
     classification_report,
     divide_texts,
+    label_names,
+    name_of,
     read_labeled_texts,
+    require_all_labels,
 )
 from pipeline.reward_batches import batch_schedule, pad_rows
+from pipeline.reward_files import require_classifier
 from pipeline.stage_context import StageContext, open_stage
 from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, PartMetrics, Schedule, fit
 from stages.cli import stage_main
 
-VERSION = 1
+VERSION = 2
 FINAL_LEARNING_RATE_FRACTION = 0.1
 
 Example = tuple[list[int], int]  # the ids of a text, the index of its label
@@ -49,23 +54,30 @@ def run(config: RunConfig, run_folder: Path) -> None:
     """
     with open_stage("classify", config, run_folder) as stage:
         section: ClassifySection = stage.section
-        rows = read_labeled_texts(section.source, stage.data_root)
-        labels = sorted({row.label for row in rows})
-        tokenizer = Tokenizer.load(stage.input("base"))
-        base = load_language_model(stage.input("base"))
-        kept, left_out = fitting(rows, tokenizer, base.context_tokens, section)
+        rows, revision = read_labeled_texts(section.source, stage.data_root)
+        where = name_of(section.source)
+        start = stage.input(section.start)
+        tokenizer = Tokenizer.load(start)
+        kept, left_out = fitting(rows, tokenizer, context_tokens_of(start), section)
+        if left_out and stage.is_leader:
+            print(f"{where}: {left_out} of {len(rows)} texts are too long and left out")
+        labels = label_names(kept, where)
+        sides = divide_texts(kept, section.validation_fraction, stage.seed)
+        require_all_labels(sides[0], labels, where)
         training, validation = (
             [(encode_text(tokenizer, row.text), labels.index(row.label)) for row in side]
-            for side in divide_texts(kept, section.validation_fraction, stage.seed)
+            for side in sides
         )
         generator = torch.Generator().manual_seed(stage.seed)
-        model = Classifier(base, labels, generator).to(stage.device)
+        model = Classifier(load_language_model(start), labels, generator).to(stage.device)
+        require_classifier(model.trunk, labels, tokenizer)
         train(stage, section, model, tokenizer.pad_id, training, validation)
         if not stage.is_leader:
             return
         report = measure(model.eval(), tokenizer.pad_id, validation)
         counts = {"training": len(training), "validation": len(validation), "left_out": left_out}
-        text = json.dumps(report | {"texts": counts}, indent=2, ensure_ascii=False) + "\n"
+        report |= {"texts": counts, "source": where, "revision": revision}
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (stage.output / "report.json").write_text(text, encoding="utf-8")
         save_classifier(model, stage.output, tokenizer)
 
@@ -78,17 +90,16 @@ def fitting(
     Raises:
         UserError: more than ``max_left_out_fraction`` are too long.
     """
-    long = [row for row in rows if len(encode_text(tokenizer, row.text)) > context_tokens]
-    for row in long:
-        print(f"{row.where}: left out, for it has more than {context_tokens} tokens")
+    lengths = map(len, tokenizer.encode_many([row.text for row in rows]))
+    fits = [length < context_tokens for length in lengths]  # one more is the end token
+    long = [row for row, whole in zip(rows, fits, strict=True) if not whole]
     if len(long) > section.max_left_out_fraction * len(rows):
         raise UserError(
             long[0].where,
             f"{len(long)} of {len(rows)} texts have more than {context_tokens} tokens.",
             "raise classify.max_left_out_fraction, or use a base with a longer context.",
         )
-    left_out = set(long)
-    return [row for row in rows if row not in left_out], len(long)
+    return [row for row, whole in zip(rows, fits, strict=True) if whole], len(long)
 
 
 def train(

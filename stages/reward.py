@@ -16,15 +16,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import RewardSection, RunConfig
+from pipeline.config import RunConfig
 from pipeline.early_stopping import is_best_yet, restore_best
 from pipeline.hugging_face import load_language_model
-from pipeline.records import Ranking, read_rows
+from pipeline.records import Prompt, Ranking, read_rows
 from pipeline.reward import ForTraining, RewardModel, score_rows
 from pipeline.reward_batches import batch_schedule, collate
+from pipeline.reward_config import RewardSection, SurprisalSection
 from pipeline.reward_data import Side, divide, encode_side, questions_of, read_sources
 from pipeline.reward_evaluation import accuracy, log_losses
-from pipeline.reward_files import save_reward_model
+from pipeline.reward_files import require_classifier, save_reward_model
 from pipeline.reward_loss import centering_sum, kwise_loss_sum, pair_margins, question_loss_sum
 from pipeline.reward_report import (
     epoch_rows,
@@ -33,6 +34,13 @@ from pipeline.reward_report import (
     strangers_report,
 )
 from pipeline.stage_context import StageContext, open_stage
+from pipeline.surprisal import (
+    SurprisalModel,
+    explained_variance,
+    sample_surprisals,
+    squared_error_sum,
+    surprisal_targets,
+)
 from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, PartMetrics, Schedule, fit
 from stages.cli import stage_main
@@ -63,6 +71,15 @@ def run(config: RunConfig, run_folder: Path) -> None:
         )
         generator = torch.Generator().manual_seed(stage.seed)
         model = RewardModel(base, generator, questions).to(stage.device)
+        require_classifier(model.trunk, ["score"], tokenizer)  # it could not be saved
+        if section.lora:
+            from pipeline.reward_lora import add_reward_adapters  # PEFT loads for seconds
+
+            add_reward_adapters(model, section.lora, stage.seed)
+        if section.surprisal and stage.checkpoints.latest() is None:
+            held_out = {one.prompt for one in division.validation}
+            prompts = [one for one in unlabeled_prompts(stage) if one not in held_out]
+            learn_surprisal(stage, section.surprisal, model, tokenizer, prompts)
         train(stage, section, model, tokenizer.pad_id, training, validation)
         if not stage.is_leader:
             return
@@ -81,6 +98,73 @@ def own_rankings(stage: StageContext, section: RewardSection) -> tuple[list[Rank
         return [], "reward.preferences"
     path = stage.input("labels") / "rankings.jsonl"
     return read_rows(path, Ranking), path
+
+
+def unlabeled_prompts(stage: StageContext) -> list[str]:
+    """The prompts of the splits label and ppo: nothing that the comparison holds out."""
+    rows = read_rows(stage.input("data") / "prompts.jsonl", Prompt)
+    return [row.prompt for row in rows if row.split in ("label", "ppo")]
+
+
+def learn_surprisal(
+    stage: StageContext,
+    section: SurprisalSection,
+    model: RewardModel,
+    tokenizer: Tokenizer,
+    prompts: list[str],
+) -> None:
+    """Trains the trunk on samples of sft, before any label.
+
+    Raises:
+        UserError: a prompt does not fit into the context, or training diverged.
+    """
+    accelerator, pad_id = stage.accelerator, tokenizer.pad_id
+    policy = load_language_model(stage.input("sft")).to(stage.device).eval()
+    tokens = stage.config.sample.max_response_tokens
+    rows = sample_surprisals(
+        policy, prompts, section.responses_per_prompt, tokens, tokenizer, stage.seed
+    )
+    held_out = rows[: max(1, len(rows) // 20)]
+    known = rows[len(held_out) :]
+    surprisal = SurprisalModel(model.trunk, torch.Generator().manual_seed(stage.seed))
+    shared = accelerator.prepare_model(surprisal.to(stage.device))
+    batches = batch_schedule(len(known), section.batch_rows, section.epochs, stage.seed)
+    index, shares = accelerator.process_index, accelerator.num_processes
+
+    def loss_at(step: int, part: int) -> tuple[torch.Tensor, PartMetrics]:
+        chosen = [known[i] for i in batches[step]]
+        own = chosen[index::shares] or chosen[:1]
+        ids, targets, mask = (t.to(stage.device) for t in surprisal_targets(own, pad_id))
+        error = squared_error_sum(shared(ids), targets, mask)
+        count = sum(len(row.surprisals) for row in chosen)
+        return error * (shares / count if chosen[index::shares] else 0.0), {}
+
+    with stage.progress(len(batches), "surprisal") as progress:
+
+        def on_step(step: int, metrics: Metrics) -> None:
+            read = sum(len(known[i].ids) for i in batches[step - 1])
+            progress.advance_to(step, tokens=read, loss=metrics["loss"])
+            logged = {"surprisal_loss": metrics["loss"], "grad_norm": metrics["grad_norm"]}
+            if step == len(batches) and stage.is_leader:
+                surprisal.eval()
+                logged["surprisal_explained"] = explained_variance(surprisal, held_out, pad_id)
+            stage.log(step, **logged)
+
+        steps = len(batches)
+        trained = [weight for weight in surprisal.parameters() if weight.requires_grad]
+        fit(
+            accelerator,
+            shared,
+            [torch.optim.AdamW(trained, lr=section.learning_rate, betas=ADAM_BETAS,
+                               weight_decay=0.0, fused=True)],
+            loss_at,
+            schedule=Schedule(steps, min(20, steps // 10), FINAL_LEARNING_RATE_FRACTION),
+            max_grad_norm=1.0,
+            autocast=stage.autocast,
+            on_step=on_step,
+            checkpoints=stage.more_checkpoints("surprisal", with_log=True),
+            checkpoint_every_steps=stage.config.reward.checkpoint_every_steps,
+        )  # fmt: skip
 
 
 def train(
@@ -107,11 +191,8 @@ def train(
     device_prompts = section.per_device_batch_prompts or section.batch_prompts
     parts = max(1, section.batch_prompts // (device_prompts * accelerator.num_processes))
     shares = parts * accelerator.num_processes
-    if section.lora:
-        from pipeline.reward_lora import add_reward_adapters  # PEFT loads for seconds
-
-        add_reward_adapters(model, section.lora, stage.seed)
     shared = accelerator.prepare_model(ForTraining(model))  # processes share their gradients
+    best = stage.more_checkpoints("best", with_log=False)
 
     def loss_at(step: int, part: int) -> tuple[torch.Tensor, PartMetrics]:
         share = part * accelerator.num_processes + accelerator.process_index
@@ -140,7 +221,7 @@ def train(
             if step % epoch_steps == 0 and stage.is_leader:
                 metrics = {**metrics, **validate(stage, model, pad_id, training, validation)}
                 loss = metrics["validation_log_loss"]
-                stop = section.early_stopping and not is_best_yet(stage.best, step, loss, model)
+                stop = section.early_stopping and not is_best_yet(best, step, loss, model)
             stage.log(step, **metrics)
             return section.early_stopping and stage.decided_by_leader(stop)
 
@@ -160,7 +241,7 @@ def train(
             checkpoint_every_steps=section.checkpoint_every_steps,
         )
     if section.early_stopping and stage.is_leader:
-        restore_best(stage.best, model)
+        restore_best(best, model)
     if section.lora:
         from pipeline.reward_lora import merge_reward_adapters
 

@@ -70,8 +70,8 @@ def classified(checkpoint: Path, path: Path) -> Iterator[dict[str, Any]]:
     rows: list[tuple[dict[str, Any], list[int]]] = []
     for where, row in iter_json_lines(path):
         text = row.get("text")
-        if not isinstance(text, str):
-            raise UserError(where, "needs the text text.", "correct the row.")
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(where, "needs a text in the field text.", "correct the row.")
         rows.append((row, encode_text(tokenizer, text.strip())))
         check_length(rows[-1][1], where, model.trunk.context_tokens)
     for start in range(0, len(rows), ROWS_AT_ONCE):

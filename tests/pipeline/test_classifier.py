@@ -21,14 +21,17 @@ from pipeline.classifier import (
     save_classifier,
 )
 from pipeline.errors import UserError
-from pipeline.hugging_face import HuggingFaceLM
+from pipeline.hugging_face import HuggingFaceLM, trunk_of
 from pipeline.labeled_texts import (
     LabeledText,
     classification_report,
     divide_texts,
+    label_names,
     read_labeled_texts,
+    require_all_labels,
 )
 from pipeline.model import GPT
+from pipeline.reward_files import require_classifier
 from pipeline.source_config import LabeledSource
 from pipeline.tokenizer import Tokenizer
 
@@ -65,6 +68,45 @@ def test_plain_transformers_gives_the_same_logits_and_labels(
     reloaded = classify_rows(again.eval(), rows, tiny_tokenizer.pad_id)
     torch.testing.assert_close(reloaded, ours, atol=1e-5, rtol=0)
 
+    # As a user of transformers alone calls it: with texts, not ids.
+    plain = transformers.pipeline("text-classification", model=str(tmp_path), top_k=None)
+    said: Any = plain(TEXTS)
+    for answers, expected in zip(said, ours.exp().tolist(), strict=True):
+        shares = {answer["label"]: answer["score"] for answer in answers}
+        assert [shares[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
+    assert Tokenizer.load(tmp_path).encode("Mill") == tiny_tokenizer.encode("Mill")
+
+
+def test_the_head_is_read_at_the_end_token_and_never_at_padding(
+    tiny_gpt: GPT, tiny_tokenizer: Tokenizer
+) -> None:
+    model = Classifier(tiny_gpt, LABELS, torch.Generator().manual_seed(0)).eval()
+    rows = [encode_text(tiny_tokenizer, text) for text in TEXTS]
+    assert {row[-1] for row in rows} == {tiny_tokenizer.backend.token_to_id("<|endoftext|>")}
+    together = classify_rows(model, rows, tiny_tokenizer.pad_id)
+    for row, ours in zip(rows, together, strict=True):
+        with torch.no_grad():
+            logits = tiny_gpt.hidden_states(torch.tensor([row]))[0, -1] @ model.score.weight.T
+        torch.testing.assert_close(ours, logits.log_softmax(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen2", "Phi", "Cohere"])
+def test_what_cannot_be_saved_is_known_before_it_is_trained(
+    name: str, tiny_tokenizer: Tokenizer
+) -> None:
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=tiny_tokenizer.vocab_size, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+    )  # fmt: skip
+    if name == "Cohere":  # transformers has no classifier of it
+        config.logit_scale = 1.0
+    trunk = trunk_of(HuggingFaceLM(transformers.AutoModelForCausalLM.from_config(config)))
+    if name == "Cohere":
+        with pytest.raises(UserError, match="base: transformers has no classifier of 'cohere'"):
+            require_classifier(trunk, LABELS, tiny_tokenizer)
+    else:
+        require_classifier(trunk, LABELS, tiny_tokenizer)
+
 
 def test_a_head_of_another_size_than_the_labels_is_refused(
     tiny_gpt: GPT, tiny_tokenizer: Tokenizer, tmp_path: Path
@@ -77,6 +119,10 @@ def test_a_head_of_another_size_than_the_labels_is_refused(
     assert labels_of(tmp_path) == ["ham", "spam"]
     with pytest.raises(UserError, match="no head for its 2 labels"):
         load_classifier(tmp_path)
+    for broken in (["ham"], {"first": "ham"}):
+        path.write_text(json.dumps(values | {"id2label": broken}))
+        with pytest.raises(UserError, match="id2label has no numbers"):
+            labels_of(tmp_path)
 
 
 def test_measures_by_hand() -> None:
@@ -117,7 +163,8 @@ def test_labels_may_be_texts_numbers_and_booleans(tmp_path: Path) -> None:
     lines = [json.dumps({"t": f" text {i} ", "l": value}) for i, value in enumerate(values)]
     (tmp_path / "f.jsonl").write_text("\n".join(lines))
     source = LabeledSource(path="f.jsonl", text_column="t", label_column="l")
-    rows = read_labeled_texts(source, tmp_path)
+    rows, revision = read_labeled_texts(source, tmp_path)
+    assert revision is None
     assert [row.label for row in rows] == ["spam", "3", "true", "false"]
     assert [row.text for row in rows] == [f"text {i}" for i in range(4)]
 
@@ -125,13 +172,12 @@ def test_labels_may_be_texts_numbers_and_booleans(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "has 0 labels"),
-        ([{"text": "x", "label": "a"}, {"text": "y", "label": "a"}], "has 1 labels: a"),
-        ([{"text": "x", "label": "a"}, {"text": "x", "label": "b"}], "has a single text"),
+        ([], r"f\.jsonl: has no rows"),
         ([{"text": "x"}], r"f\.jsonl:1: there is no column 'label'"),
         ([{"text": "x", "label": None}], r"f\.jsonl:1: column 'label' is empty"),
-        ([{"text": "x", "label": 0.5}], r"f\.jsonl:1: column 'label' is no text, got 0\.5"),
-        ([{"text": "x", "label": ["a"]}], r"f\.jsonl:1: column 'label' is no text"),
+        ([{"text": "x", "label": 0.5}], r"f\.jsonl:1: column 'label' is 0\.5, and no label"),
+        ([{"text": "x", "label": ["a"]}], r"f\.jsonl:1: column 'label' is \['a'\], and no label"),
+        ([{"text": 3, "label": "a"}], r"f\.jsonl:1: column 'text' is no text, got 3"),
         ([{"text": " ", "label": "a"}], r"f\.jsonl:1: column 'text' is empty"),
         ([{"words": "x", "label": "a"}], r"f\.jsonl:1: there is no column 'text'"),
     ],
@@ -143,3 +189,32 @@ def test_unusable_rows_are_one_line(
     with pytest.raises(UserError, match=message) as error:
         read_labeled_texts(LabeledSource(path="f.jsonl"), tmp_path)
     assert "\n" not in str(error.value)
+
+
+def labeled(*pairs: tuple[str, str]) -> list[LabeledText]:
+    return [LabeledText(text, label, f"f:{i}") for i, (text, label) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["10", "9", "-1", "9"], ["-1", "9", "10"]),
+        (["10", "9", "x"], ["10", "9", "x"]),
+        (["true", "false"], ["false", "true"]),
+    ],
+)
+def test_labels_are_in_the_order_of_numbers_where_all_are(
+    labels: list[str], expected: list[str]
+) -> None:
+    rows = labeled(*((f"text {i}", label) for i, label in enumerate(labels)))
+    assert label_names(rows, "f") == expected
+
+
+def test_too_few_labels_or_texts_are_refused() -> None:
+    with pytest.raises(UserError, match="f: has texts of one label only: a"):
+        label_names(labeled(("x", "a"), ("y", "a")), "f")
+    with pytest.raises(UserError, match="f: has a single text"):
+        label_names(labeled(("x", "a"), ("x", "b")), "f")
+    require_all_labels(labeled(("x", "a"), ("y", "b")), ["a", "b"], "f")
+    with pytest.raises(UserError, match="f: all texts of label 'b' are held out"):
+        require_all_labels(labeled(("x", "a"), ("y", "a")), ["a", "b"], "f")

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.config import PreferenceSource
 from pipeline.errors import UserError
 from pipeline.preference_sources import PreferenceSet, read_preferences
 from pipeline.preferences import PromptComparisons, split_comparisons
+from pipeline.source_config import PreferenceSource
 
 PAIR = {"prompt_columns": ["task", "input"], "chosen_column": "good", "rejected_column": "bad"}
 RANKED = {"prompt_columns": ["task"], "responses_column": "texts", "ranks_column": "ranks"}

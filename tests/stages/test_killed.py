@@ -31,7 +31,8 @@ pretrain: {vocab_size: 320, layers: 1, heads: 2, width: 32, context_tokens: 192,
 sft: {learning_rate: 1e-3, epochs: 2, batch_rows: 2, checkpoint_every_steps: 5}
 sample: {responses_per_prompt: 3, max_response_tokens: 16}
 reward: {learning_rate: 1e-3, epochs: 8, batch_prompts: 5, question_weight: 1.0, ties: soft,
-         early_stopping: true, validation_fraction: 0.2, checkpoint_every_steps: 3}
+         early_stopping: true, validation_fraction: 0.2, checkpoint_every_steps: 3,
+         surprisal: {responses_per_prompt: 2, batch_rows: 4}}
 """
 SECONDS = 120
 
@@ -96,6 +97,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes:
     assert not (runs / name / "base").exists()
     kill_at_a_checkpoint(work, name, processes, "sft", "checkpoint-*/index.json")
     assert not (runs / name / "sft").exists()
+    kill_at_a_checkpoint(work, name, processes, "reward-surprisal", "step-*/index.json")
+    assert not (runs / name / "reward").exists()
     kill_at_a_checkpoint(work, name, processes, "reward", "step-*/index.json")
     assert not (runs / name / "reward").exists()
     finish(start(work, name, processes))

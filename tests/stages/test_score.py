@@ -1,22 +1,24 @@
-"""``align score``: the reward model's scores from a file, as everywhere else."""
+"""``align score``: what a reward model or a classifier says of a file, as everywhere else."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from typer.testing import CliRunner
 
+from pipeline.classifier import Classifier, save_classifier
 from pipeline.errors import UserError
 from pipeline.model import GPT
 from pipeline.reward import RewardModel
 from pipeline.reward_files import save_reward_model
 from pipeline.tokenizer import Tokenizer
 from stages.__main__ import app
-from stages.score import scored
+from stages.score import classified, scored
 
 ROWS = [
     {"prompt": "Where is the fox?", "response": "In the old mill.", "id": "ü"},
@@ -78,3 +80,34 @@ def test_what_is_no_reward_model_is_refused(tiny_model_folder: Path, tmp_path: P
     path.write_text(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(UserError, match="holds no scalar head"):
         list(scored(tiny_model_folder, path))
+
+
+def test_labels_of_texts_are_those_of_plain_transformers(
+    tiny_gpt: GPT, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = Classifier(tiny_gpt, ["ham", "spam", "süß"], torch.Generator().manual_seed(0))
+    save_classifier(model, tmp_path / "classifier", tiny_tokenizer)
+    texts = ["The red fox.", "An owl flies a kite over the mill", "süße plums", "x"]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "id": text[0]}) + "\n" for text in texts))
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "classifier"), str(path)])
+    assert result.exit_code == 0, result.output
+    printed = [json.loads(line) for line in result.stdout.splitlines()]
+    plain = transformers.pipeline("text-classification", model=str(tmp_path / "classifier"))
+    said: Any = plain(texts, top_k=None)
+    for text, out, answers in zip(texts, printed, said, strict=True):
+        assert (out["text"], out["id"]) == (text, text[0])
+        assert out["label"] == answers[0]["label"]  # the likeliest comes first there
+        expected = {answer["label"]: answer["score"] for answer in answers}
+        assert out["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_text_longer_than_the_context_is_refused(
+    tiny_gpt: GPT, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    save_classifier(Classifier(tiny_gpt, ["a", "b"]), tmp_path / "classifier", tiny_tokenizer)
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "fits"}, {"text": "x" * 64}]  # a token a byte, and the end token
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: has 65 tokens in all, the model reads 64"):
+        list(classified(tmp_path / "classifier", path))
