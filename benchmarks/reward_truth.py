@@ -3,66 +3,76 @@
     python -m benchmarks.reward_truth
     python -m benchmarks.reward_truth --quick
 
-A run of the quickstart is made up to sft, with more prompts to label. Scripted labelers, with their
-noise, rank five responses to each; the rubric, without noise, says of held-out responses which is
-truly better. Four questions:
+The quickstart is made up to its labels. Scripted labelers, with their noise, rank five responses to
+each prompt; the rubric, without noise, says of held-out responses which is truly better. Questions:
 
 - how much do more labels bring (1, 2, 4 and 8 times), and how close is that to the ceilings?
+- what do the stage's settings bring, at the quickstart's labels?
 - do the same pairs, shuffled as independent examples, overfit in one pass (InstructGPT, note 5)?
 - does a model agree less with labelers that it did not learn from?
 - what does its trunk not see: what do the responses' likelihoods under sft add to its score?
 
-Each is trained from three seeds; means of them, and the seeds' range. The last line is one JSON
-object.
+All but the settings are trained from several seeds: their mean, least and most. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import itertools
 import json
 import os
 import statistics
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from scipy.optimize import minimize
 
-from pipeline.agreement import pairwise_agreement
-from pipeline.calibration import calibration_slope
-from pipeline.config import RewardSection, RunConfig
+from benchmarks.labeled_world import (
+    Figures,
+    World,
+    ceilings,
+    decided,
+    make_world,
+    measure,
+    with_likelihoods,
+)
+from pipeline.config import RunConfig
 from pipeline.config_file import load_config
 from pipeline.hugging_face import load_language_model
-from pipeline.judges import RubricJudge, ScriptedLabeler, make_labelers
 from pipeline.precision import autocast_of, forget_accelerate, precision_of
-from pipeline.preferences import PromptComparisons, comparisons_by_prompt
-from pipeline.records import Prompt, RankedResponse, Ranking, read_rows
+from pipeline.preferences import comparisons_by_prompt
+from pipeline.records import Ranking
 from pipeline.reward import RewardModel, score_and_ask
-from pipeline.reward_batches import EncodedComparisons, batch_schedule, collate, pad_rows
-from pipeline.reward_data import Side, encode_side, questions_of
+from pipeline.reward_batches import EncodedComparisons, batch_schedule, collate
+from pipeline.reward_data import Side, questions_of
 from pipeline.reward_evaluation import accuracy, log_losses
+from pipeline.reward_files import load_reward_model
 from pipeline.reward_loss import kwise_loss_sum, question_loss_sum
-from pipeline.sampling import SamplingSettings, generate, response_texts
-from pipeline.tinyworld import build_world
-from pipeline.tinyworld.rubric import Verdict
-from pipeline.tokenizer import Tokenizer
 from pipeline.training import Schedule, fit
 from stages.cli import run_folder_of
 from stages.run import run_chain
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 SEEDS = 3
-RESPONSES = 5
-LABELED = {False: 400, True: 6}  # prompts at 1×, by --quick
-TIMES = (1, 2, 4, 8)
+TIMES = {False: (1, 2, 4, 8), True: (1, 2)}  # by --quick
+SETTINGS = {
+    "as the quickstart": (),
+    "without surprisal": ("reward.surprisal=null",),
+    "without questions": ("reward.question_weight=0",),
+    "without both": ("reward.surprisal=null", "reward.question_weight=0"),
+    "surprisal 4×, 2 epochs": ("reward.surprisal.responses_per_prompt=24", "reward.epochs=2"),
+}
 QUICK = (
+    "data.tinyworld.label_prompts=12",
+    "data.tinyworld.ppo_prompts=4",
+    "reward.surprisal.responses_per_prompt=2",
     "data.tinyworld.documents=300",
     "data.tinyworld.demonstrations=40",
     "data.tinyworld.heldout_prompts=10",
@@ -71,87 +81,6 @@ QUICK = (
     "pretrain.heads=2",
     "pretrain.steps=5",
 )
-
-
-@dataclass(frozen=True)
-class World:
-    """The run's models and words, the labels to learn from, and what is known to be true."""
-
-    config: RunConfig
-    folder: Path
-    tokenizer: Tokenizer
-    rankings: list[Ranking]  # prompt after prompt, the labelers in turn
-    second_rankings: list[Ranking]  # of held-out prompts by two labelers each
-    verdicts: dict[tuple[str, str], Verdict]  # of held-out (prompt, response id)
-
-    @property
-    def section(self) -> RewardSection:
-        """What the quickstart trains its reward model with."""
-        return self.config.reward
-
-    def side(self, comparisons: list[PromptComparisons]) -> Side:
-        """The comparisons with their ids."""
-        names = questions_of(comparisons)
-        return encode_side(comparisons, self.tokenizer, 10**6, self.section, names)
-
-
-def make_world(config: RunConfig) -> World:
-    """Samples and labels on a finished run's prompts."""
-    folder = run_folder_of(config)
-    tokenizer = Tokenizer.load(folder / "sft")
-    prompts = read_rows(folder / "data" / "prompts.jsonl", Prompt)
-    judge = RubricJudge(build_world(config.seed))
-    labelers = make_labelers(config.label.labelers, judge, config.seed)
-    rankings: dict[str, list[Ranking]] = {"label": [], "heldout": []}
-    verdicts: dict[tuple[str, str], Verdict] = {}
-    for split, mine in rankings.items():
-        chosen = [prompt for prompt in prompts if prompt.split == split]
-        for number, (prompt, responses) in enumerate(
-            zip(chosen, sample(config, folder, tokenizer, chosen), strict=True)
-        ):
-            turns = 1 if split == "label" else 2
-            for turn in range(turns):
-                labeler = labelers[(number + turn) % len(labelers)]
-                mine.append(ranking_of(prompt, responses, labeler))
-            if split == "heldout":
-                for one in responses:
-                    key = (prompt.prompt, one.response_id)
-                    verdicts[key] = judge.judge(prompt, one.text, one.finished)
-    return World(config, folder, tokenizer, rankings["label"], rankings["heldout"], verdicts)
-
-
-def sample(
-    config: RunConfig, folder: Path, tokenizer: Tokenizer, prompts: Sequence[Prompt]
-) -> list[list[RankedResponse]]:
-    """``RESPONSES`` to each prompt from the run's sft model."""
-    model = load_language_model(folder / "sft").eval()
-    ids = [tokenizer.encode_prompt(one.prompt) for one in prompts for _ in range(RESPONSES)]
-    settings = SamplingSettings(config.sample.max_response_tokens)
-    drawn = generate(model, ids, range(len(ids)), settings, tokenizer)
-    made = [
-        RankedResponse(response_id=f"r{i}", text=text, policy="sft", finished=finished)
-        for i, (text, finished) in enumerate(
-            zip(response_texts(drawn, tokenizer), drawn.finished.tolist(), strict=True)
-        )
-    ]
-    return [made[start : start + RESPONSES] for start in range(0, len(made), RESPONSES)]
-
-
-def ranking_of(
-    prompt: Prompt, responses: list[RankedResponse], labeler: ScriptedLabeler
-) -> Ranking:
-    """What a scripted labeler says of the responses."""
-    said = labeler.label(prompt, [(one.text, one.finished) for one in responses])
-    return Ranking(
-        submission_id=f"{prompt.prompt_id}-{labeler.name}",
-        prompt_id=prompt.prompt_id,
-        prompt=prompt.prompt,
-        labeler=labeler.name,
-        responses=responses,
-        ratings=said.ratings,
-        ranks=said.ranks,
-        answers={name: list(answers) for name, answers in said.answers.items()},
-    )
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -195,9 +124,9 @@ def train(
     return model.eval()
 
 
-def learn(world: World, rankings: Sequence[Ranking], seed: int) -> RewardModel:
-    """A reward model from these rankings, prompt by prompt."""
-    side = world.side([one for one in comparisons_by_prompt(rankings) if one.pairs])
+def learn(world: World, sets: Sequence[Sequence[Ranking]], seed: int) -> RewardModel:
+    """A reward model from these rankings; a prompt is an element in each set."""
+    side = world.side([one for rankings in sets for one in decided(rankings)])
     names = questions_of(side.comparisons) if world.section.question_weight else []
     encoded = side.encoded if names else [replace(one, answers=()) for one in side.encoded]
     return train(world, encoded, names, seed)
@@ -212,128 +141,7 @@ def independent_pairs(side: Side) -> list[EncodedComparisons]:
     ]
 
 
-# --- measuring ------------------------------------------------------------------------------------
-
-
-def true_pairs(world: World, side: Side) -> np.ndarray:
-    """(P, 2) rows of the truly better and the worse response, wherever the rubric tells them
-    apart."""
-    pairs: list[tuple[int, int]] = []
-    first = 0
-    for one in side.comparisons:
-        values = [world.verdicts[one.prompt, r.response_id].score for r in one.responses]
-        pairs += [
-            (first + a, first + b)
-            for a, b in itertools.permutations(range(len(values)), 2)
-            if values[a] > values[b]
-        ]
-        first += len(values)
-    return np.array(pairs, dtype=int).reshape(-1, 2)
-
-
-def share_right(scores: np.ndarray, pairs: np.ndarray) -> float:
-    """The share of pairs whose first outscores the second; equal scores, and no pairs, are half."""
-    if not len(pairs):
-        return 0.5
-    margins = scores[pairs[:, 0]] - scores[pairs[:, 1]]
-    return float((np.sign(margins) + 1).mean() / 2)
-
-
-def measure(world: World, model: RewardModel, heldout: Side) -> dict[str, float]:
-    """What a model knows: of the truth, and of the labels on held-out prompts."""
-    scores, logits = score_and_ask(model, heldout.rows, world.tokenizer.pad_id)
-    scored = heldout.scored(scores.tolist())
-    slope = calibration_slope(scored.margins, scored.prompts.tolist())["mean"]
-    figures = {
-        "true_pairs_right": share_right(scores.double().numpy(), true_pairs(world, heldout)),
-        "labels_right": accuracy(scored.margins)["mean"] or 0.0,
-        "log_loss": float(log_losses(scored.margins).mean()),
-        "calibration_slope": slope or 0.0,
-    }
-    flags = [
-        world.verdicts[one.prompt, r.response_id].flags
-        for one in heldout.comparisons
-        for r in one.responses
-    ]
-    for column, name in enumerate(model.question_names):
-        truth = np.array([flag[name] for flag in flags])
-        said = logits[:, column].numpy() > 0
-        figures[f"recall_{name}"] = float(said[truth].mean()) if truth.any() else 0.0
-    return figures
-
-
-def ceilings(world: World, heldout: Side) -> dict[str, float]:
-    """What no model can pass on these labels, and how far labels are true."""
-    rubric = [
-        world.verdicts[one.prompt, r.response_id].score
-        for one in heldout.comparisons
-        for r in one.responses
-    ]
-    agreement = pairwise_agreement(world.second_rankings)
-    truth = {tuple(pair) for pair in true_pairs(world, heldout).tolist()}
-    right = decided = first = 0
-    for one in heldout.comparisons:
-        for better, worse in one.pairs:
-            pair = (first + better, first + worse)
-            decided += pair in truth or pair[::-1] in truth
-            right += pair in truth
-        first += len(one.responses)
-    return {
-        "rubric_on_labels": accuracy(heldout.scored(rubric).margins)["mean"] or 0.0,
-        "labeler_on_labeler": agreement.agreement if agreement else 0.0,
-        "labeler_on_true_pairs": right / max(decided, 1),
-    }
-
-
-def likelihoods(world: World, side: Side) -> np.ndarray:
-    """(N, 6) of each response under sft: log-likelihood, its mean over tokens, the four least
-    likely tokens."""
-    model = load_language_model(world.folder / "sft").eval()
-    rows, features = side.rows, []
-    prompts = [
-        len(world.tokenizer.encode_prompt(one.prompt))
-        for one in side.comparisons
-        for _ in one.responses
-    ]
-    with torch.no_grad():
-        for start in range(0, len(rows), 128):
-            ids, lengths = pad_rows(rows[start : start + 128], world.tokenizer.pad_id)
-            logits = model(ids[:, :-1]).log_softmax(-1)
-            tokens = logits.gather(2, ids[:, 1:, None])[..., 0]
-            for row, length, prompt in zip(tokens, lengths, prompts[start:], strict=False):
-                own = row[prompt - 1 : length - 1]
-                least = torch.cat([own, torch.zeros(4)]).sort().values[:4]
-                features.append([own.sum(), own.mean(), *least])
-    return np.array(features, dtype=np.float64)
-
-
-def with_likelihoods(world: World, model: RewardModel, training: Side, heldout: Side) -> float:
-    """True pairs right by a weighted sum of score and likelihoods, fitted to training labels."""
-    columns = [
-        np.column_stack(
-            [score_and_ask(model, side.rows, world.tokenizer.pad_id)[0], likelihoods(world, side)]
-        )
-        for side in (training, heldout)
-    ]
-    mean, std = columns[0].mean(0), columns[0].std(0) + 1e-9
-    known, new = ((one - mean) / std for one in columns)
-    first = np.cumsum([0, *(len(one.responses) for one in training.comparisons)])
-    pairs = np.array(
-        [(a + at, b + at) for one, at in zip(training.comparisons, first, strict=False)
-         for a, b in one.pairs]
-    )  # fmt: skip
-    differences = known[pairs[:, 0]] - known[pairs[:, 1]]
-
-    def loss(weights: np.ndarray) -> float:
-        return float(np.logaddexp(0, -differences @ weights).mean() + 1e-4 * weights @ weights)
-
-    weights = minimize(loss, np.zeros(differences.shape[1])).x
-    return share_right(new @ weights, true_pairs(world, heldout))
-
-
 # --- the four questions ---------------------------------------------------------------------------
-
-Figures = dict[str, float]
 
 
 def over_seeds(count: int, one: Callable[[int], Figures]) -> dict[str, dict[str, float]]:
@@ -375,10 +183,10 @@ def labelers_left_out(world: World, labeled: Sequence[Ranking], seed: int) -> Fi
     known: list[float] = []
     unknown: list[float] = []
     for left_out in names:
-        model = learn(world, [one for one in labeled if one.labeler != left_out], seed)
+        model = learn(world, [[one for one in labeled if one.labeler != left_out]], seed)
         for name in names:
             said = [one for one in world.second_rankings if one.labeler == name]
-            side = world.side([one for one in comparisons_by_prompt(said) if one.pairs])
+            side = world.side(decided(said))
             scores = score_and_ask(model, side.rows, world.tokenizer.pad_id)[0]
             right = accuracy(side.scored(scores.tolist()).margins)["mean"] or 0.0
             (unknown if name == left_out else known).append(right)
@@ -392,46 +200,75 @@ def show(title: str, figures: dict[str, dict[str, float]]) -> None:
         print(f"  {name:<28}{leaf['mean']:.3f}  [{leaf['least']:.3f}, {leaf['most']:.3f}]")
 
 
+def settings_tried(world: World, heldout: Side) -> dict[str, Figures]:
+    """What the stage reward gives with each of ``SETTINGS``, and how long it takes."""
+    figures: dict[str, Figures] = {}
+    for name, overrides in SETTINGS.items():
+        began = time.perf_counter()
+        changed = apply(world.config, overrides)
+        with redirect_stdout(io.StringIO()):
+            run_chain(changed, world.folder, last="reward")
+        seconds = time.perf_counter() - began
+        figures[name] = measure(world, load_reward_model(world.folder / "reward").eval(), heldout)
+        figures[name]["seconds"] = seconds
+        measured = figures[name]
+        print(
+            f"  {name:<28}{measured['true_pairs_right']:.3f}  labels {measured['labels_right']:.3f}"
+            f"  log-loss {measured['log_loss']:.3f}  {seconds:.0f} s",
+            flush=True,
+        )
+    return figures
+
+
+def apply(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The config with some values replaced."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+        return load_config(path, list(overrides))
+
+
 def main() -> None:
-    """Answers the four questions, with the figures as JSON in the last line."""
+    """Answers the questions, with the figures as JSON in the last line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--quick", action="store_true", help="tiny: does it run?")
-    quick = parser.parse_args().quick
-    once, most = LABELED[quick], LABELED[quick] * TIMES[-1]
+    options = parser.parse_args()
+    quick, seeds = options.quick, 1 if options.quick else options.seeds
     overrides = [f"name=benchmark-reward-truth{'-quick' if quick else ''}", *(QUICK * quick)]
-    overrides += [f"data.tinyworld.label_prompts={most}", "data.tinyworld.ppo_prompts=20"]
     config = load_config(CONFIG, [*overrides, *["pretrain.copy_probe_minimum=null"] * quick])
     with redirect_stdout(io.StringIO()):
-        run_chain(config, run_folder_of(config), last="sft")
-    world, seeds = make_world(config), 1 if quick else SEEDS
-    first_of_two = world.second_rankings[::2]
-    heldout = world.side([one for one in comparisons_by_prompt(first_of_two) if one.pairs])
+        run_chain(config, run_folder_of(config), last="label")
+    world = make_world(config, TIMES[quick][-1])
+    heldout = world.side(decided(world.second_rankings[::2]))
     result: dict[str, Any] = {"ceilings": ceilings(world, heldout)}
     for name, value in result["ceilings"].items():
         print(f"  {name:<28}{value:.3f}")
-    for times in TIMES:
-        labeled = world.rankings[: once * times]
+    print("\nsettings of the stage: true pairs right", flush=True)
+    result["settings"] = settings_tried(world, heldout)
+    for times in TIMES[quick]:
 
-        def curve(seed: int, labeled: Sequence[Ranking] = labeled) -> Figures:
-            return measure(world, learn(world, labeled, seed), heldout)
+        def curve(seed: int, times: int = times) -> Figures:
+            return measure(world, learn(world, world.labeled[:times], seed), heldout)
 
         result[f"labels_{times}x"] = over_seeds(seeds, curve)
-        show(f"labels {times}×: {len(labeled)} prompts", result[f"labels_{times}x"])
-    usual = world.rankings[: once * 3]
+        show(f"labels {times}×, without surprisal", result[f"labels_{times}x"])
+    usual = world.labeled[0]
 
     def seen(seed: int) -> Figures:
-        training = world.side([one for one in comparisons_by_prompt(usual) if one.pairs])
-        model = learn(world, usual, seed)
-        return {"true_pairs_right": with_likelihoods(world, model, training, heldout)}
+        model = learn(world, [usual], seed)
+        return {
+            "true_pairs_right": with_likelihoods(world, model, world.side(decided(usual)), heldout)
+        }
 
     result["with_likelihoods"] = over_seeds(seeds, seen)
-    show(f"with likelihoods under sft: {len(usual)} prompts", result["with_likelihoods"])
+    show("with likelihoods under sft beside the score", result["with_likelihoods"])
     result["grouping"] = over_seeds(seeds, lambda seed: grouping(world, usual, heldout, seed))
     show("one pass over the same pairs, grouped and shuffled", result["grouping"])
     result["labelers"] = over_seeds(seeds, lambda seed: labelers_left_out(world, usual, seed))
     show("agreement with labelers", result["labelers"])
-    result |= {"seeds": seeds, "prompts": len(heldout.comparisons), "cpus": os.cpu_count()}
-    result |= {"settings": world.section.model_dump(mode="json"), "torch": torch.__version__}
+    result |= {"n": seeds, "heldout_prompts": len(heldout.comparisons), "cpus": os.cpu_count()}
+    result |= {"section": world.section.model_dump(mode="json"), "torch": torch.__version__}
     print(json.dumps(result))
 
 
