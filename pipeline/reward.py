@@ -28,10 +28,14 @@ class RewardModel(nn.Module):
     (Stiennon et al., arXiv:2009.01325, appendix B). It has no bias, which the loss could not see
     and which Hugging Face's classes do not load. Yes/no questions have a head each, with a bias.
 
+    With several ``members`` the heads learn, and the scalar head is their mean: ``fold`` makes it
+    so, and a mean of linear heads is a linear head, so what is published needs none of them.
+
     Args:
         model: what to start from; it is trained along and not copied.
         generator: draws the heads; torch's global generator by default.
         questions: names of the yes/no questions.
+        members: how many heads learn; 1: the scalar head itself.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class RewardModel(nn.Module):
         model: LanguageModel,
         generator: torch.Generator | None = None,
         questions: Sequence[str] = (),
+        members: int = 1,
     ) -> None:
         super().__init__()
         self.trunk = trunk_of(model)
@@ -50,6 +55,26 @@ class RewardModel(nn.Module):
         if self.questions is not None:
             nn.init.normal_(self.questions.weight, std=std, generator=generator)
             nn.init.zeros_(self.questions.bias)
+        self.members = nn.Linear(self.trunk.width, members, bias=False) if members > 1 else None
+        self.member_means = torch.zeros(members)  # beyond the score, of the ranked responses
+        if self.members is not None:
+            nn.init.normal_(self.members.weight, std=std, generator=generator)
+            self.score.requires_grad_(False)
+            self.fold()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Sets the scalar head to the mean of the members, if there are any."""
+        if self.members is not None:
+            self.score.weight.copy_(self.members.weight.mean(0, keepdim=True))
+
+    def member_scores(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, M) of the heads that learn, and the logits (B, Q) of yes to each question."""
+        last = self._last(input_ids, lengths)
+        scores = apply_head(self.members or self.score, last)
+        if self.questions is None:
+            return scores, scores.new_empty(len(scores), 0)
+        return scores, apply_head(self.questions, last)
 
     def token_scores(self, input_ids: Tensor) -> Tensor:
         """The head at every position: (B, T) for ids (B, T). The critic's values are these."""
@@ -84,15 +109,15 @@ def apply_head(head: nn.Linear, hidden: Tensor) -> Tensor:
 
 
 class ForTraining(nn.Module):
-    """A reward model whose call gives scores and answers: what several processes wrap."""
+    """A reward model whose call gives what its heads learn from: what several processes wrap."""
 
     def __init__(self, model: RewardModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``RewardModel.scores_and_answers``."""
-        return self.model.scores_and_answers(input_ids, lengths)
+        """As ``RewardModel.member_scores``."""
+        return self.model.member_scores(input_ids, lengths)
 
 
 # --- scoring and normalization --------------------------------------------------------------------
@@ -123,6 +148,25 @@ def score_and_ask(
         outputs = model.scores_and_answers(input_ids.to(device), lengths.to(device))
         scores[chosen], logits[chosen] = (output.cpu() for output in outputs)
     return scores, logits
+
+
+@torch.no_grad()
+def disagreement(
+    model: RewardModel, rows: Sequence[Sequence[int]], pad_id: int, batch_rows: int = 256
+) -> Tensor:
+    """(N, M) what each member gives beyond the mean score, on the CPU and in the given order.
+
+    Less what it gives to the ranked responses on average: a head that is kinder to all responses
+    disagrees with none. Its standard deviation over M says how far a score can be trusted (Coste
+    et al. 2024, arXiv:2310.02743).
+    """
+    device = model.score.weight.device
+    parts: list[Tensor] = []
+    for start in range(0, len(rows), batch_rows):
+        input_ids, lengths = pad_rows(rows[start : start + batch_rows], pad_id)
+        scores, _ = model.member_scores(input_ids.to(device), lengths.to(device))
+        parts.append((scores - scores.mean(1, keepdim=True)).cpu())
+    return torch.cat(parts) - model.member_means.cpu()
 
 
 @torch.no_grad()
@@ -159,4 +203,6 @@ def normalize(model: RewardModel, mean: float, std: float) -> float:
             correction = model.questions.weight.double() @ shift
             model.questions.bias.copy_(model.questions.bias.double() + correction)
     model.score.weight[0] = weight / std
+    if model.members is not None:
+        model.members.weight.copy_(model.members.weight.double() / std)
     return 0.0 if bias is not None else mean / std

@@ -49,6 +49,7 @@ class RewardBatch:
         pair_indices: (P, 2) rows of the better and the worse response, or of two tied ones.
         pair_targets: (P,) how likely the first is the better one: 1, or 0.5 for a tie.
         pair_margins: (P,) by how much the better one has to lead.
+        pair_prompts: (P,) the index of the pair's prompt within the batch.
         pair_weights: (P,) one over the number of pairs of the pair's prompt: they sum to
             ``prompt_count``.
         row_weights: (N,) one over the number of responses of the row's prompt, 0 where the prompt
@@ -62,6 +63,7 @@ class RewardBatch:
     pair_indices: Tensor
     pair_targets: Tensor
     pair_margins: Tensor
+    pair_prompts: Tensor
     pair_weights: Tensor
     row_weights: Tensor
     answers: Tensor
@@ -135,14 +137,16 @@ def collate(elements: Sequence[EncodedComparisons], pad_id: int) -> RewardBatch:
     pairs: list[Pair] = []
     targets: list[float] = []
     margins: list[float] = []
+    prompts: list[int] = []
     weights: list[float] = []
     row_weights: list[float] = []
     answers: list[tuple[float, ...]] = []
-    for element in elements:
+    for number, element in enumerate(elements):
         first, size, count = len(row_weights), len(element.rows), len(element.pairs)
         pairs += [(first + better, first + worse) for better, worse in element.pairs]
         targets += element.targets or [1.0] * count
         margins += element.margins or [0.0] * count
+        prompts += [number] * count
         weights += [1 / max(count, 1)] * count
         row_weights += [bool(count) / size] * size
         answers += element.answers or [()] * size
@@ -152,6 +156,7 @@ def collate(elements: Sequence[EncodedComparisons], pad_id: int) -> RewardBatch:
         pair_indices=torch.tensor(pairs, dtype=torch.long).view(-1, 2),
         pair_targets=torch.tensor(targets),
         pair_margins=torch.tensor(margins),
+        pair_prompts=torch.tensor(prompts, dtype=torch.long),
         pair_weights=torch.tensor(weights),
         row_weights=torch.tensor(row_weights),
         answers=torch.tensor(answers),

@@ -42,7 +42,9 @@ class RewardSection(Section):
     ``early_stopping``: ends after an epoch that leaves the held-out log-loss higher than the best
     one did, whose weights are kept. ``held_out_labelers`` (pseudonyms) are not learned from; the
     report says how often the model agrees with them, and with the others. ``surprisal``: trained
-    on samples of sft before, without labels.
+    on samples of sft before, without labels. ``members``: how many heads share the trunk, each
+    learning from its own draw of the prompts; the score is their mean, and how far they disagree
+    is reported.
     """
 
     learning_rate: PositiveFloat = 3e-4
@@ -62,6 +64,7 @@ class RewardSection(Section):
     held_out_labelers: list[str] = []
     early_stopping: bool = False
     surprisal: SurprisalSection | None = None
+    members: Positive = 1
     lora: LoraSection | None = None
     checkpoint_every_steps: Positive = 500
 

@@ -16,6 +16,7 @@ from pipeline.gpt2_format import (
     gpt2_config,
     is_gpt2,
     load_gpt,
+    load_tensors,
     load_weights,
     read_config,
     to_gpt2_weights,
@@ -27,6 +28,7 @@ from pipeline.reward import RewardModel
 from pipeline.tokenizer import Tokenizer
 
 QUESTIONS_FILE = "questions.safetensors"
+MEMBERS_FILE = "members.safetensors"
 
 
 def save_reward_model(model: RewardModel, folder: str | Path, tokenizer: Tokenizer) -> None:
@@ -42,6 +44,9 @@ def save_reward_model(model: RewardModel, folder: str | Path, tokenizer: Tokeniz
         weights = {name: w.detach().cpu() for name, w in model.questions.state_dict().items()}
         names = {"questions": json.dumps(model.question_names)}
         safetensors.torch.save_file(weights, folder / QUESTIONS_FILE, metadata=names)
+    if model.members is not None:
+        weights = {"weight": model.members.weight.detach().cpu(), "means": model.member_means}
+        safetensors.torch.save_file(weights, folder / MEMBERS_FILE)
 
 
 def save_trunk_and_head(
@@ -131,9 +136,13 @@ def load_reward_model(folder: str | Path) -> RewardModel:
             "name a folder that the stage reward wrote.",
         )
     names, heads = read_questions(folder)
-    model = RewardModel(trunk, questions=names)
+    members = read_members(folder)
+    model = RewardModel(trunk, questions=names, members=len(members["means"]) if members else 1)
     with torch.no_grad():
         model.score.weight.copy_(weight)
+        if model.members is not None:
+            model.members.weight.copy_(members["weight"])
+            model.member_means = members["means"]
     if model.questions is not None:
         model.questions.load_state_dict(heads)
     return model
@@ -181,3 +190,19 @@ def read_questions(folder: Path) -> tuple[list[str], dict[str, torch.Tensor]]:
             return names, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(path, f"cannot be read ({error}).", "restore the file.") from None
+
+
+def read_members(folder: Path) -> dict[str, torch.Tensor]:
+    """The heads of an ensemble and their means; empty where a folder has a single head.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = folder / MEMBERS_FILE
+    if not path.exists():
+        return {}
+    tensors = load_tensors(path)
+    weight, means = tensors.get("weight"), tensors.get("means")
+    if weight is None or means is None or len(weight) != len(means):
+        raise UserError(path, "does not hold heads and their means.", "restore the file.")
+    return tensors

@@ -7,8 +7,15 @@ Shapes: N responses and P pairs of all prompts in a batch, Q questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from pipeline.reward_batches import RewardBatch
 
 
 def pair_margins(scores: Tensor, pair_indices: Tensor) -> Tensor:
@@ -43,6 +50,32 @@ def kwise_loss_sum(
     if pair_targets is not None:  # softplus(d) = softplus(-d) + d
         losses = losses + (1 - pair_targets.to(lead.dtype)) * lead
     return (losses * pair_weights.to(losses.dtype)).sum()
+
+
+def members_loss_sum(
+    scores: Tensor, batch: RewardBatch, draws: Sequence[NDArray[np.int_] | None]
+) -> Tensor:
+    """The mean over heads of ``kwise_loss_sum``, each with its own draw of the prompts.
+
+    A prompt that a head drew n times counts n times for it: a bootstrap without storing one
+    (Oza and Russell 2001).
+
+    Args:
+        scores: (N, M).
+        draws: for each head (prompts,) how often it drew each prompt of the batch; None: once each.
+    """
+    losses: list[Tensor] = []
+    for head, draw in zip(scores.unbind(1), draws, strict=True):
+        weights = batch.pair_weights
+        if draw is not None and len(draw):
+            counts = torch.as_tensor(draw, dtype=weights.dtype, device=weights.device)
+            weights = weights * counts[batch.pair_prompts]
+        losses.append(
+            kwise_loss_sum(
+                head, batch.pair_indices, weights, batch.pair_targets, batch.pair_margins
+            )
+        )
+    return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
 
 def centering_sum(scores: Tensor, row_weights: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from pipeline.preferences import (
 )
 from pipeline.question_evaluation import question_metrics
 from pipeline.records import Ranking
-from pipeline.reward import RewardModel, normalize, score_and_ask, score_rows
+from pipeline.reward import RewardModel, disagreement, normalize, score_and_ask, score_rows
 from pipeline.reward_data import Side
 from pipeline.reward_evaluation import (
+    accuracy,
     difference,
     evaluate_pairs,
     length_baseline,
@@ -80,6 +81,39 @@ def answers_report(
         predicted = logits[:, column].double().numpy()[answered]
         report[name] = question_metrics(predicted, answers[answered, column])
     return report
+
+
+def members_report(
+    model: RewardModel, pad_id: int, training: Side, validation: Side
+) -> dict[str, object]:
+    """How far the members disagree, and whether pairs on which they do come out right less often.
+
+    Sets ``model.member_means`` from the training responses. Empty for a single head.
+    """
+    if model.members is None:
+        return {}
+    model.member_means = disagreement(model, training.rows, pad_id).mean(0)
+    beyond = disagreement(model, validation.rows, pad_id)
+    firsts = np.cumsum([0, *(len(one.responses) for one in validation.comparisons)])
+    pairs = np.array(
+        [(first + better, first + worse)
+         for one, first in zip(validation.comparisons, firsts, strict=False)
+         for better, worse in one.pairs]
+    )  # fmt: skip
+    spreads = (beyond[pairs[:, 0]] - beyond[pairs[:, 1]]).std(1, correction=0).double().numpy()
+    scores = score_rows(model, validation.rows, pad_id)
+    margins = validation.scored(scores.tolist()).margins
+    thirds = np.array_split(np.argsort(spreads, kind="stable"), 3)
+    names = ("least", "middle", "most")
+    return {
+        "ensemble": {
+            "members": model.members.out_features,
+            "spread_of_scores": float(beyond.std(1, correction=0).mean()),
+            "accuracy_by_disagreement": {
+                name: accuracy(margins[third]) for name, third in zip(names, thirds, strict=True)
+            },
+        }
+    }
 
 
 def strangers_report(

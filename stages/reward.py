@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline.config import RunConfig
@@ -26,10 +27,16 @@ from pipeline.reward_config import RewardSection, SurprisalSection
 from pipeline.reward_data import Side, divide, encode_side, questions_of, read_sources
 from pipeline.reward_evaluation import accuracy, log_losses
 from pipeline.reward_files import require_classifier, save_reward_model
-from pipeline.reward_loss import centering_sum, kwise_loss_sum, pair_margins, question_loss_sum
+from pipeline.reward_loss import (
+    centering_sum,
+    members_loss_sum,
+    pair_margins,
+    question_loss_sum,
+)
 from pipeline.reward_report import (
     epoch_rows,
     label_report,
+    members_report,
     normalize_and_measure,
     strangers_report,
 )
@@ -70,7 +77,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
             for part in (division.training, division.validation, division.tied, division.strangers)
         )
         generator = torch.Generator().manual_seed(stage.seed)
-        model = RewardModel(base, generator, questions).to(stage.device)
+        model = RewardModel(base, generator, questions, section.members).to(stage.device)
         require_classifier(model.trunk, ["score"], tokenizer)  # it could not be saved
         if section.lora:
             from pipeline.reward_lora import add_reward_adapters  # PEFT loads for seconds
@@ -84,6 +91,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
         if not stage.is_leader:
             return
         report = normalize_and_measure(model, tokenizer.pad_id, training, validation, tied)
+        report |= members_report(model, tokenizer.pad_id, training, validation)
         report |= strangers_report(model, tokenizer.pad_id, validation, strangers)
         report |= label_report(rankings, training, validation)
         report |= {"epochs": epoch_rows(stage.metrics_path), "sources": sources}
@@ -193,16 +201,19 @@ def train(
     shares = parts * accelerator.num_processes
     shared = accelerator.prepare_model(ForTraining(model))  # processes share their gradients
     best = stage.more_checkpoints("best", with_log=False)
+    draws_of = np.random.default_rng([stage.seed, section.members])
+    size = (section.members, len(training.encoded))
+    prompt_draws = draws_of.poisson(1.0, size) if section.members > 1 else []
 
     def loss_at(step: int, part: int) -> tuple[torch.Tensor, PartMetrics]:
         share = part * accelerator.num_processes + accelerator.process_index
         prompts = [training.encoded[i] for i in batches[step]]
         batch = collate(prompts[share::shares] or prompts[:1], pad_id).to(stage.device)
         weight = shares / len(prompts) if prompts[share::shares] else 0.0
-        scores, logits = shared(batch.input_ids, batch.lengths)
-        ranking = kwise_loss_sum(
-            scores, batch.pair_indices, batch.pair_weights, batch.pair_targets, batch.pair_margins
-        )
+        heads, logits = shared(batch.input_ids, batch.lengths)
+        draws = [draw[batches[step]][share::shares] for draw in prompt_draws]
+        ranking = members_loss_sum(heads, batch, draws or [None])
+        scores = heads.mean(1)
         loss = ranking + section.centering * centering_sum(scores, batch.row_weights)
         metrics = {"ranking_loss": ranking.detach() * weight}
         if logits.shape[1]:
@@ -242,6 +253,7 @@ def train(
         )
     if section.early_stopping and stage.is_leader:
         restore_best(best, model)
+    model.fold()
     if section.lora:
         from pipeline.reward_lora import merge_reward_adapters
 
@@ -269,6 +281,7 @@ def validate(
     size = len(validation.comparisons)
     seen = Side(training.comparisons[:size], training.encoded[:size])
     measured: dict[str, float] = {}
+    model.fold()
     model.eval()
     for name, side in (("training", seen), ("validation", validation)):
         with stage.autocast():

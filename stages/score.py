@@ -2,7 +2,8 @@
 
 FILE has one JSON object a line. For a reward model: ``prompt``, ``response``, and ``finished``
 where a response was cut off before its end token. Each comes back with its ``score``, and with the
-probability of yes to each question that the model has a head for. For a classifier: ``text``, which
+probability of yes to each question that the model has a head for; of an ensemble also with how
+far its members disagree, in scores. For a classifier: ``text``, which
 comes back with its ``label`` and the probability of each.
 """
 
@@ -18,7 +19,7 @@ import torch
 from pipeline.classifier import classify_rows, encode_text, labels_of, load_classifier
 from pipeline.errors import UserError
 from pipeline.records import iter_json_lines
-from pipeline.reward import score_and_ask
+from pipeline.reward import disagreement, score_and_ask
 from pipeline.reward_files import load_reward_model
 from pipeline.tokenizer import Tokenizer
 
@@ -52,10 +53,17 @@ def scored(checkpoint: Path, path: Path) -> Iterator[dict[str, Any]]:
     ]
     for start in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[start : start + ROWS_AT_ONCE]
-        scores, logits = score_and_ask(model, [ids for _, ids in part], tokenizer.pad_id)
-        for (row, _), value, yes in zip(part, scores.tolist(), logits.sigmoid(), strict=True):
-            answers = dict(zip(model.question_names, yes.tolist(), strict=True))
-            yield row | {"score": value} | ({"answers": answers} if answers else {})
+        ids = [ids for _, ids in part]
+        scores, logits = score_and_ask(model, ids, tokenizer.pad_id)
+        columns: dict[str, list[Any]] = {"score": scores.tolist()}
+        if model.question_names:
+            shares = logits.sigmoid().tolist()
+            columns["answers"] = [dict(zip(model.question_names, s, strict=True)) for s in shares]
+        if model.members is not None:
+            beyond = disagreement(model, ids, tokenizer.pad_id)
+            columns["disagreement"] = beyond.std(1, correction=0).tolist()
+        for index, (row, _) in enumerate(part):
+            yield row | {name: values[index] for name, values in columns.items()}
 
 
 def classified(checkpoint: Path, path: Path) -> Iterator[dict[str, Any]]:

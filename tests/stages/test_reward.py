@@ -286,3 +286,22 @@ def test_preferences_of_others_alone_are_learned(tmp_path: Path, tiny_model_fold
     (summary,) = report["sources"]
     assert (summary["source"], summary["rows"]) == ("ranked.jsonl", PROMPTS + 1)
     assert summary["prompts"] == PROMPTS
+
+
+def test_members_disagree_and_their_mean_is_published(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    make_run(tmp_path, tiny_model_folder, make_rankings())
+    reward.run(make_config(members=4), tmp_path)
+    report = json.loads((tmp_path / "reward" / "report.json").read_text())
+    assert report["validation"]["accuracy"]["mean"] > 0.9
+    ensemble = report["ensemble"]
+    assert ensemble["members"] == 4
+    assert 0 < ensemble["spread_of_scores"] < 1
+    thirds = ensemble["accuracy_by_disagreement"]
+    assert set(thirds) == {"least", "middle", "most"}
+    assert sum(leaf["n"] for leaf in thirds.values()) == report["counts"]["validation_pairs"]
+    heads = safetensors.torch.load_file(tmp_path / "reward" / "members.safetensors")["weight"]
+    head = safetensors.torch.load_file(tmp_path / "reward" / "model.safetensors")["score.weight"]
+    torch.testing.assert_close(heads.mean(0, keepdim=True), head, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(heads[0], heads[1], atol=1e-3)
