@@ -154,10 +154,16 @@ def share_right(scores: np.ndarray, pairs: np.ndarray) -> float:
     return float((np.sign(margins) + 1).mean() / 2)
 
 
-def measure(world: World, model: RewardModel, heldout: Side) -> dict[str, float]:
-    """What a model knows: of the truth, and of the labels on held-out prompts."""
+def measure(
+    world: World, model: RewardModel, heldout: Side, scale: float = 1.0
+) -> dict[str, float]:
+    """What a model knows: of the truth, and of the labels on held-out prompts.
+
+    ``scale``: the standard deviation that scores had before they were normalized, so that log-loss
+    and slope are those of the probabilities that were trained.
+    """
     scores, logits = score_and_ask(model, heldout.rows, world.tokenizer.pad_id)
-    scored = heldout.scored(scores.tolist())
+    scored = heldout.scored((scores * scale).tolist())
     slope = calibration_slope(scored.margins, scored.prompts.tolist())["mean"]
     figures = {
         "true_pairs_right": share_right(scores.double().numpy(), true_pairs(world, heldout)),

@@ -209,7 +209,11 @@ def settings_tried(world: World, heldout: Side) -> dict[str, Figures]:
         with redirect_stdout(io.StringIO()):
             run_chain(changed, world.folder, last="reward")
         seconds = time.perf_counter() - began
-        figures[name] = measure(world, load_reward_model(world.folder / "reward").eval(), heldout)
+        folder = world.folder / "reward"
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        scale = report["scores"]["before_normalization"]["std"]
+        model = load_reward_model(folder).eval()
+        figures[name] = measure(world, model, heldout, scale)
         figures[name]["seconds"] = seconds
         measured = figures[name]
         print(
