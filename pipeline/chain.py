@@ -49,6 +49,7 @@ _NOT_IN_SECTION = {
     "classify": {"checkpoint_every_steps"},
     "sft": {"checkpoint_every_steps"},
     "reward": {"checkpoint_every_steps"},
+    "ppo": {"checkpoint_every_updates"},
 }
 
 

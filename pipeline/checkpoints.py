@@ -48,7 +48,9 @@ class Checkpoints:
         temporary = self.folder / f".{final.name}.tmp-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # Copies: weights that are tied, or parts of one another, cannot be written as they are.
+        plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        plain = {name: tensor.contiguous() for name, tensor in plain.items()}
         safetensors.torch.save_file(plain, temporary / TENSORS)
         if self.log and self.log.exists():
             shutil.copyfile(self.log, temporary / LOG)

@@ -59,6 +59,7 @@ class PPOConfig(Section):
     adam_epsilon: PositiveFloat = 1e-5
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
     value_warmup_updates: Annotated[int, Field(ge=0)] = 0
+    checkpoint_every_updates: Positive = 10
 
     @model_validator(mode="before")
     @classmethod

@@ -41,7 +41,8 @@ def run(config: RunConfig, run_folder: Path) -> None:
 
             def on_update(update: int, metrics: dict[str, float]) -> None:
                 tokens = metrics["rollout/response_tokens"] * config.ppo.batch_size
-                progress.advance(
+                progress.advance_to(
+                    update,
                     tokens=round(tokens),
                     score=metrics["objective/scores"],
                     kl=metrics["objective/kl"],
@@ -60,6 +61,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 device=stage.device,
                 autocast=stage.autocast,
                 on_update=on_update,
+                checkpoints=stage.checkpoints,
             )
             trainer.train()
         save_language_model(trainer.policy, stage.output, tokenizer)

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from pipeline.checkpoints import Checkpoints
 from pipeline.config import PPOConfig
 from pipeline.errors import UserError
 from pipeline.language_model import LanguageModel
@@ -35,6 +36,7 @@ from pipeline.ppo.losses import (
 )
 from pipeline.ppo.metrics import Stopwatch, experience_metrics
 from pipeline.ppo.optimizer import clip_and_step, make_optimizer
+from pipeline.ppo.resume import restore_progress, save_progress
 from pipeline.ppo.rollout import Rollout, respond
 from pipeline.ppo.seeds import episode_seeds, minibatches, prompt_indices
 from pipeline.reward import RewardModel
@@ -66,6 +68,7 @@ class PPOTrainer:
         autocast: makes the context of the training and scoring forwards. Sampling, the reward
             model, log-softmax and all of ``losses`` stay in fp32.
         on_update: called after each update with its number (from 1) and its metrics.
+        checkpoints: where snapshots are kept, and gone on from; none by default.
 
     Raises:
         UserError: no prompt, a prompt without room for a response, one model in two roles, or a
@@ -86,6 +89,7 @@ class PPOTrainer:
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         on_update: Callable[[int, Metrics], None] | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.args = args
         self.tokenizer = processing_class
@@ -93,6 +97,7 @@ class PPOTrainer:
         self.device = torch.device(device)
         self.autocast = autocast
         self.on_update = on_update
+        self.checkpoints = checkpoints
         self.prompt_ids = [self.tokenizer.encode_prompt(prompt) for prompt in train_dataset]
 
         self.policy = model.to(self.device)
@@ -123,11 +128,14 @@ class PPOTrainer:
     def train(self) -> None:
         """Runs all updates; afterwards ``policy`` and ``critic`` are trained.
 
+        Goes on after the newest snapshot, with the bits that it would have had on a CPU.
+
         Raises:
             UserError: the self-check fails, or scores or losses are not finite.
         """
         args, started = self.args, time.perf_counter()
-        for update in range(self.updates):
+        first_update = self.resume()
+        for update in range(first_update, self.updates):
             watch = Stopwatch()
 
             # Sample prompts, and the policy's responses to them.
@@ -171,9 +179,11 @@ class PPOTrainer:
             episode = (update + 1) * args.batch_size
             metrics = experience_metrics(experience, args.kl_coef) | step_metrics | watch.seconds()
             metrics |= {"lr": learning_rate, "episode": episode}
-            metrics["eps"] = episode / (time.perf_counter() - started)
+            episodes_now = episode - first_update * args.batch_size
+            metrics["eps"] = episodes_now / (time.perf_counter() - started)
             if self.on_update is not None:
                 self.on_update(update + 1, metrics)
+            self.keep(update + 1)
 
     # --- rollout ----------------------------------------------------------------------------------
 
@@ -277,6 +287,30 @@ class PPOTrainer:
         if self.args.lr_scheduler_type == "constant":
             return 1.0
         return Schedule(self.optimizer_steps, shape="linear").factor(self.steps_done)
+
+    def resume(self) -> int:
+        """The number of updates that an earlier process made; everything stands as after them."""
+        if self.checkpoints is None:
+            return 0
+        optimizers = [self.policy_optimizer, self.critic_optimizer]
+        done, self.steps_done = restore_progress(
+            self.checkpoints, self.policy, self.critic, optimizers
+        )
+        return done
+
+    def keep(self, updates_done: int) -> None:
+        """Keeps a snapshot where one is due."""
+        due = updates_done % self.args.checkpoint_every_updates == 0
+        if self.checkpoints is not None and due and updates_done < self.updates:
+            optimizers = [self.policy_optimizer, self.critic_optimizer]
+            save_progress(
+                self.checkpoints,
+                updates_done,
+                self.steps_done,
+                self.policy,
+                self.critic,
+                optimizers,
+            )
 
     def check(self, experience: Experience) -> None:
         """The self-check before the first optimizer step; see ``check_before_training``."""

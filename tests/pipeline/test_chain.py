@@ -55,7 +55,8 @@ def test_the_key_holds_the_section_but_not_where_labels_are_stored() -> None:
     values = chain.section_values("label", config)
     assert values["labelers"] == 5
     assert "database" not in values
-    assert chain.section_values("ppo", config) == config.ppo.model_dump(mode="json")
+    assert chain.section_values("sample", config) == config.sample.model_dump(mode="json")
+    assert "checkpoint_every_updates" not in chain.section_values("ppo", config)
 
 
 def test_external_files_are_those_the_config_names(tmp_path: Path) -> None:

@@ -33,12 +33,15 @@ sample: {responses_per_prompt: 3, max_response_tokens: 16}
 reward: {learning_rate: 1e-3, epochs: 8, batch_prompts: 5, question_weight: 1.0, ties: soft,
          early_stopping: true, validation_fraction: 0.2, checkpoint_every_steps: 3,
          surprisal: {responses_per_prompt: 2, batch_rows: 4}}
+ppo: {learning_rate: 1e-3, batch_size: 8, total_episodes: 80, response_length: 16,
+      checkpoint_every_updates: 2}
+compare: {max_response_tokens: 16}
 """
 SECONDS = 120
 
 
 def start(work: Path, name: str, processes: int, *overrides: str) -> subprocess.Popen[str]:
-    arguments = ["run", "x.yaml", "--until", "reward", f"name={name}", f"processes={processes}"]
+    arguments = ["run", "x.yaml", "--until", "ppo", f"name={name}", f"processes={processes}"]
     arguments += overrides
     return subprocess.Popen(
         [sys.executable, "-m", "stages", *arguments],
@@ -101,8 +104,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes:
     assert not (runs / name / "reward").exists()
     kill_at_a_checkpoint(work, name, processes, "reward", "step-*/index.json")
     assert not (runs / name / "reward").exists()
+    kill_at_a_checkpoint(work, name, processes, "ppo", "step-*/index.json")
+    assert not (runs / name / "ppo").exists()
     finish(start(work, name, processes))
-    for stage in ("base", "sft", "reward"):
+    for stage in ("base", "sft", "reward", "ppo"):
         killed, whole = runs / name / stage, runs / f"whole-{processes}" / stage
         assert verify(killed) is None
         ours, theirs = (folder / "model.safetensors" for folder in (killed, whole))
@@ -110,7 +115,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes:
         assert steps_logged(killed) == steps_logged(whole)
         manifest = read_manifest(killed)
         assert manifest is not None
-        assert manifest.environment["processes"] == processes
+        assert manifest.environment["processes"] == (1 if stage == "ppo" else processes)
     assert not list((runs / name / ".checkpoints").iterdir())
 
 
