@@ -31,6 +31,9 @@ class PPOConfig(Section):
     a training forward at once (default: a whole minibatch) and ``local_rollout_forward_batch_size``
     through a scoring forward; neither changes a result.
 
+    ``kl_target``: in nats per response; ``kl_coef`` is then only where the coefficient begins, and
+    it follows the divergence at a pace of ``kl_horizon`` episodes (smaller is faster).
+
     ``question_penalties``: for yes/no questions that the reward model has a head for, what a sure
     yes takes off a response's score.
     """
@@ -47,6 +50,8 @@ class PPOConfig(Section):
     temperature: PositiveFloat = 1.0
     kl_coef: NonNegativeFloat = 0.05
     kl_estimator: Literal["k1"] = "k1"
+    kl_target: PositiveFloat | None = None
+    kl_horizon: Positive = 10_000
     cliprange: PositiveFloat = 0.2
     cliprange_value: PositiveFloat = 0.2
     vf_coef: NonNegativeFloat = 0.1

@@ -91,6 +91,18 @@ def penalize_answers(scores: Tensor, answers: Tensor, weights: Tensor) -> Tensor
     return scores - answers.sigmoid() @ weights.to(scores)
 
 
+def adapted_kl_coef(coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The next coefficient: higher where the divergence is above its target, lower where below.
+
+    Ziegler et al. 2019, section 2.2: coef · (1 + clip(kl / target − 1, ±0.2) · episodes / horizon).
+
+    Args:
+        kl: nats per response, of the update's ``episodes``.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coef * (1 + error * episodes / horizon)
+
+
 def compute_rewards(
     logprobs: Tensor, ref_logprobs: Tensor, scores: Tensor, response_mask: Tensor, kl_coef: float
 ) -> Tensor:

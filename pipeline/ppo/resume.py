@@ -7,7 +7,7 @@ number, so the weights, what the optimizers remember and the count of steps are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 from torch import nn
 from torch.optim import Optimizer
@@ -15,26 +15,35 @@ from torch.optim import Optimizer
 from pipeline.checkpoints import Checkpoints, restore_training_state, training_state
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, and what its controller has come to."""
+
+    updates_done: int
+    steps_done: int
+    kl_coef: float
+
+
 def save_progress(
     checkpoints: Checkpoints,
-    updates_done: int,
-    steps_done: int,
+    progress: Progress,
     policy: nn.Module,
     critic: nn.Module,
     optimizers: Sequence[Optimizer],
 ) -> None:
     """Writes a snapshot: whole or not at all."""
-    tensors, values = training_state(nn.ModuleList([policy, critic]), optimizers)
-    checkpoints.save(updates_done, tensors, {"optimizers": values, "steps_done": steps_done})
+    tensors, memories = training_state(nn.ModuleList([policy, critic]), optimizers)
+    values = {"progress": asdict(progress), "optimizers": memories}
+    checkpoints.save(progress.updates_done, tensors, values)
 
 
 def restore_progress(
     checkpoints: Checkpoints, policy: nn.Module, critic: nn.Module, optimizers: Sequence[Optimizer]
-) -> tuple[int, int]:
-    """The updates and the optimizer steps done, with all else put back in place; (0, 0) if none."""
+) -> Progress | None:
+    """How far an earlier process came; weights and optimizers stand as then. None: it did not."""
     snapshot = checkpoints.latest()
     if snapshot is None:
-        return 0, 0
+        return None
     state = replace(snapshot, values=snapshot.values["optimizers"])
     restore_training_state(state, nn.ModuleList([policy, critic]), optimizers)
-    return snapshot.step, snapshot.values["steps_done"]
+    return Progress(**snapshot.values["progress"])

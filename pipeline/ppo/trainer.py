@@ -23,6 +23,7 @@ from pipeline.ppo.check import check_arguments, check_before_training
 from pipeline.ppo.experience import Experience
 from pipeline.ppo.logprobs import response_logprobs, response_values
 from pipeline.ppo.losses import (
+    adapted_kl_coef,
     answer_weights,
     compute_rewards,
     gae,
@@ -36,7 +37,7 @@ from pipeline.ppo.losses import (
 )
 from pipeline.ppo.metrics import Stopwatch, experience_metrics
 from pipeline.ppo.optimizer import clip_and_step, make_optimizer
-from pipeline.ppo.resume import restore_progress, save_progress
+from pipeline.ppo.resume import Progress, restore_progress, save_progress
 from pipeline.ppo.rollout import Rollout, respond
 from pipeline.ppo.seeds import episode_seeds, minibatches, prompt_indices
 from pipeline.reward import RewardModel
@@ -124,6 +125,7 @@ class PPOTrainer:
         self.updates = args.total_episodes // args.batch_size
         self.optimizer_steps = self.updates * args.num_ppo_epochs * args.num_mini_batches
         self.steps_done = 0
+        self.kl_coef = args.kl_coef
 
     def train(self) -> None:
         """Runs all updates; afterwards ``policy`` and ``critic`` are trained.
@@ -153,7 +155,7 @@ class PPOTrainer:
 
             # Rewards per token, then advantages, whitened over the whole batch.
             mask = rollout.response_mask
-            rewards = compute_rewards(logprobs, ref_logprobs, scores, mask, args.kl_coef)
+            rewards = compute_rewards(logprobs, ref_logprobs, scores, mask, self.kl_coef)
             if args.whiten_rewards:
                 rewards = masked_scale_to_unit_variance(rewards, mask)
             advantages, returns = gae(rewards, values, mask, args.gamma, args.lam)
@@ -177,8 +179,9 @@ class PPOTrainer:
 
             # Statistics.
             episode = (update + 1) * args.batch_size
-            metrics = experience_metrics(experience, args.kl_coef) | step_metrics | watch.seconds()
-            metrics |= {"lr": learning_rate, "episode": episode}
+            metrics = experience_metrics(experience, self.kl_coef) | step_metrics | watch.seconds()
+            metrics |= {"lr": learning_rate, "episode": episode, "objective/kl_coef": self.kl_coef}
+            self.adapt_kl_coef(metrics["objective/kl"])
             episodes_now = episode - first_update * args.batch_size
             metrics["eps"] = episodes_now / (time.perf_counter() - started)
             if self.on_update is not None:
@@ -293,24 +296,27 @@ class PPOTrainer:
         if self.checkpoints is None:
             return 0
         optimizers = [self.policy_optimizer, self.critic_optimizer]
-        done, self.steps_done = restore_progress(
-            self.checkpoints, self.policy, self.critic, optimizers
-        )
-        return done
+        progress = restore_progress(self.checkpoints, self.policy, self.critic, optimizers)
+        if progress is None:
+            return 0
+        self.steps_done, self.kl_coef = progress.steps_done, progress.kl_coef
+        return progress.updates_done
+
+    def adapt_kl_coef(self, kl: float) -> None:
+        """Moves the coefficient towards what holds the divergence at its target, if one is set."""
+        args = self.args
+        if args.kl_target is not None:
+            self.kl_coef = adapted_kl_coef(
+                self.kl_coef, kl, args.kl_target, args.batch_size, args.kl_horizon
+            )
 
     def keep(self, updates_done: int) -> None:
         """Keeps a snapshot where one is due."""
         due = updates_done % self.args.checkpoint_every_updates == 0
         if self.checkpoints is not None and due and updates_done < self.updates:
             optimizers = [self.policy_optimizer, self.critic_optimizer]
-            save_progress(
-                self.checkpoints,
-                updates_done,
-                self.steps_done,
-                self.policy,
-                self.critic,
-                optimizers,
-            )
+            progress = Progress(updates_done, self.steps_done, self.kl_coef)
+            save_progress(self.checkpoints, progress, self.policy, self.critic, optimizers)
 
     def check(self, experience: Experience) -> None:
         """The self-check before the first optimizer step; see ``check_before_training``."""

@@ -126,6 +126,18 @@ def test_a_penalty_for_what_was_not_asked_is_refused() -> None:
         losses.answer_weights({"kind": 1.0}, [])
 
 
+def test_the_coefficient_follows_the_divergence_as_in_the_paper() -> None:
+    # Half of the horizon's episodes; an error of 10% moves by 5%, larger ones by 10% at most.
+    assert losses.adapted_kl_coef(0.2, 6.6, 6.0, 50, 100) == pytest.approx(0.2 * 1.05)
+    assert losses.adapted_kl_coef(0.2, 60.0, 6.0, 50, 100) == pytest.approx(0.2 * 1.1)
+    assert losses.adapted_kl_coef(0.2, -3.0, 6.0, 50, 100) == pytest.approx(0.2 * 0.9)
+    assert losses.adapted_kl_coef(0.2, 6.0, 6.0, 50, 100) == 0.2
+    coef = 0.15
+    for update in range(20):  # twelve updates far above, eight far below
+        coef = losses.adapted_kl_coef(coef, 99.0 if update < 12 else 0.0, 6.0, 64, 10_000)
+    assert coef == pytest.approx(0.15 * 1.00128**12 * 0.99872**8, rel=1e-12)
+
+
 # --- advantages ---------------------------------------------------------------------------------
 
 
