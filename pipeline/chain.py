@@ -40,7 +40,7 @@ TABLE = (
 )
 STAGES = tuple(links.stage for links in TABLE)
 # Those that can run in several processes.
-PARALLEL_STAGES = ("pretrain", "classify", "sft", "reward")
+PARALLEL_STAGES = ("pretrain", "classify", "sft", "reward", "ppo")
 
 # What decides nothing. Where the labels are stored (their content decides) may name a host, too.
 _NOT_IN_SECTION = {
@@ -127,6 +127,10 @@ def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
         files["file"] = root / _relative("label.file", config.label.file)
     if stage == "import_base" and config.import_base and config.import_base.path:
         files |= _files_below("import_base.path", root, config.import_base.path, "path")
+    if stage == "ppo":
+        for index, source in enumerate(config.ppo.reward_funcs):
+            where = f"ppo.reward_funcs.{index}.file"
+            files[f"reward_funcs/{index}"] = root / _relative(where, source.file)
     if stage == "sample":
         for index, policy in enumerate(config.sample.policies):
             where = f"sample.policies.{index}.path"

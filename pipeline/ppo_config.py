@@ -22,20 +22,65 @@ _TRL_NAMES_NOT_HONORED = {
 }
 
 
+class AlarmLimits(Section):
+    """Section ``ppo.alarms``: beyond what a run warns, or ends because the policy has collapsed.
+
+    An alarm is raised when a limit has been passed in ``patience`` updates in a row. Shares and
+    ``length_factor`` are relative to the first update, when the policy was the fine-tuned model.
+    Those of ``kl`` (nats per response) and of the critic only warn; the critic's counts after
+    ``critic_updates`` updates.
+    """
+
+    patience: Positive = 3
+    distinct_share: NonNegativeFloat = 0.5
+    repetition: NonNegativeFloat = 0.5
+    entropy_share: NonNegativeFloat = 0.05
+    eos_rate_share: NonNegativeFloat = 0.5
+    length_factor: Annotated[float, Field(gt=1)] = 4.0
+    kl: PositiveFloat = 100.0
+    explained_variance: float = 0.0
+    critic_updates: Annotated[int, Field(ge=0)] = 20
+
+
+class RewardFunctionSource(Section):
+    """An entry of ``ppo.reward_funcs``: a Python function that scores texts, from a file of one's
+    own below ``data_root``, and its weight. It is called as TRL calls its ``reward_funcs``."""
+
+    file: str
+    function: str
+    weight: float = 1.0
+
+
 class PPOConfig(Section):
     """Section ``ppo``; argument names are those of TRL 1.12's PPOConfig where it has one.
 
     ``batch`` sizes count episodes (one prompt with one response). One update samples
     ``batch_size`` episodes, then makes ``num_ppo_epochs`` passes over them in
-    ``num_mini_batches`` optimizer steps each. ``per_device_train_batch_size`` episodes go through
-    a training forward at once (default: a whole minibatch) and ``local_rollout_forward_batch_size``
-    through a scoring forward; neither changes a result.
+    ``num_mini_batches`` optimizer steps each. At most ``per_device_train_batch_size`` episodes
+    (default: a whole minibatch) with ``max_tokens_per_microbatch`` tokens, padding included, go
+    through a training forward at once, and ``local_rollout_forward_batch_size`` through a scoring
+    forward; none of them changes a result.
 
     ``kl_target``: in nats per response; ``kl_coef`` is then only where the coefficient begins, and
     it follows the divergence at a pace of ``kl_horizon`` episodes (smaller is faster).
 
+    ``reward_weight`` is that of the reward model's score, ``reward_clip`` what it is cut to on both
+    sides before it is weighted, and ``reward_funcs`` are Python functions whose scores are added.
     ``question_penalties``: for yes/no questions that the reward model has a head for, what a sure
     yes takes off a response's score.
+
+    ``critic_init``: the critic starts as the reward model, or as the policy with a head of zeros.
+
+    ``stop_kl`` ends the run once the policy is that many nats per response away from the reference;
+    ``max_approx_kl`` (nats per token) ends an update's steps once one has moved the policy that far
+    from the one that acted. ``alarms`` says when a run warns, or is ended as collapsed.
+
+    ``eval_prompts`` prompts are kept from training and answered every ``eval_every_updates``
+    updates, with the same seeds each time. A collapsed run goes back to the weights that did best
+    at those updates, by these prompts or, without any, by the batches since the time before.
+
+    ``ptx_coef`` is the weight of the pretraining loss (PPO-ptx; 0 is none) and ``ptx_ratio`` how
+    many rows of pretraining text an optimizer step reads for each of its episodes.
     """
 
     learning_rate: PositiveFloat = 1e-5
@@ -45,6 +90,7 @@ class PPOConfig(Section):
     num_ppo_epochs: Positive = 4
     num_mini_batches: Positive = 1
     per_device_train_batch_size: Positive | None = None
+    max_tokens_per_microbatch: Positive = 16_384
     local_rollout_forward_batch_size: Positive = 64
     response_length: Positive = 48
     temperature: PositiveFloat = 1.0
@@ -59,11 +105,22 @@ class PPOConfig(Section):
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     whiten_rewards: bool = False
     missing_eos_penalty: NonNegativeFloat | None = 1.0
+    reward_weight: NonNegativeFloat = 1.0
+    reward_clip: PositiveFloat | None = None
+    reward_funcs: list[RewardFunctionSource] = []
     question_penalties: dict[str, PositiveFloat] = {}
     max_grad_norm: PositiveFloat = 1.0
     adam_epsilon: PositiveFloat = 1e-5
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
+    critic_init: Literal["reward", "policy"] = "reward"
     value_warmup_updates: Annotated[int, Field(ge=0)] = 0
+    stop_kl: PositiveFloat | None = None
+    max_approx_kl: PositiveFloat | None = None
+    alarms: AlarmLimits = AlarmLimits()
+    eval_prompts: Annotated[int, Field(ge=0)] = 0
+    eval_every_updates: Positive = 10
+    ptx_coef: NonNegativeFloat = 0.0
+    ptx_ratio: PositiveFloat = 1.0
     checkpoint_every_updates: Positive = 10
 
     @model_validator(mode="before")
@@ -86,12 +143,6 @@ class PPOConfig(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by "
                 f"num_mini_batches {self.num_mini_batches}"
-            )
-        minibatch_size = self.batch_size // self.num_mini_batches
-        if minibatch_size % (self.per_device_train_batch_size or minibatch_size):
-            raise ValueError(
-                f"a minibatch of {minibatch_size} episodes is not divisible by "
-                f"per_device_train_batch_size {self.per_device_train_batch_size}"
             )
         if self.total_episodes % self.batch_size:
             raise ValueError(

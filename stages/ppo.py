@@ -3,26 +3,43 @@
     python -m stages.ppo configs/quickstart.yaml
     accelerate launch -m stages.ppo configs/quickstart.yaml
 
-Reads sft, reward and the prompts of split ppo; writes ppo/ (the policy) and ppo/critic/. The
-reference is the sft model, frozen; the critic starts from the reward model. The algorithm is
-``PPOTrainer.train`` in ``pipeline/ppo/trainer.py``.
+Reads sft, reward, the prompts of split ppo and, for PPO-ptx, the corpus; writes ppo/ (the policy),
+ppo/critic/ and ``ppo/training.json`` (alarms, evaluations, why the run ended). The reference is the
+sft model, frozen; the critic starts from the reward model. The algorithm is ``PPOTrainer.train`` in
+``pipeline/ppo/trainer.py``.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from pipeline.config import RunConfig
+from pipeline.data import (
+    TOKENS_CACHE,
+    Cache,
+    load_sources,
+    mixture_schedule,
+    tokenize_sources,
+)
 from pipeline.errors import UserError
 from pipeline.hugging_face import load_language_model, save_language_model
+from pipeline.language_model import LanguageModel
 from pipeline.ppo import PPOTrainer
+from pipeline.ppo.pretraining import RowsOfStep
+from pipeline.ppo.reward_functions import load_reward_functions
+from pipeline.pretraining import batch_of
 from pipeline.records import Prompt, read_rows
 from pipeline.reward_files import load_reward_model, save_reward_model
-from pipeline.stage_context import open_stage
+from pipeline.stage_context import StageContext, derive_seed, open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 2
+VERSION = 3
+IMPORTED_ROW_TOKENS = 256  # of pretraining text, where the config says none
 
 
 def run(config: RunConfig, run_folder: Path) -> None:
@@ -35,7 +52,12 @@ def run(config: RunConfig, run_folder: Path) -> None:
     with open_stage("ppo", config, run_folder) as stage:
         sft, reward = stage.input("sft"), stage.input("reward")
         tokenizer = shared_tokenizer(sft, reward)
-        prompts = ppo_prompts(stage.input("data") / "prompts.jsonl")
+        training, evaluation = ppo_prompts(
+            stage.input("data") / "prompts.jsonl", config.ppo.eval_prompts
+        )
+        stage.accelerator.wait_for_everyone()  # brings the processes together
+        policy = load_language_model(sft)
+        text = pretraining_rows(stage, tokenizer, policy) if config.ppo.ptx_coef else None
         updates = config.ppo.total_episodes // config.ppo.batch_size
         with stage.progress(updates, "updates") as progress:
 
@@ -48,15 +70,20 @@ def run(config: RunConfig, run_folder: Path) -> None:
                     kl=metrics["objective/kl"],
                 )
                 stage.log(update, **metrics)
+                for alarm in trainer.monitor.raised:
+                    if alarm.update == update and stage.is_leader:
+                        progress.say(f"ALARM, update {update}: {alarm.message}; {alarm.advice}")
 
             trainer = PPOTrainer(
                 config.ppo,
                 tokenizer,
-                model=load_language_model(sft),
+                model=policy,
                 ref_model=load_language_model(sft),
                 reward_model=load_reward_model(reward),
-                train_dataset=prompts,
-                value_model=load_reward_model(reward),
+                train_dataset=training,
+                eval_dataset=evaluation,
+                reward_funcs=load_reward_functions(config.ppo.reward_funcs, stage.data_root),
+                pretraining_rows=text,
                 seed=stage.seed,
                 device=stage.device,
                 autocast=stage.autocast,
@@ -64,8 +91,62 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 checkpoints=stage.checkpoints,
             )
             trainer.train()
+            if trainer.stopped:
+                progress.say(f"stopped: {trainer.stopped}")
+        write_training(stage, trainer)
         save_language_model(trainer.policy, stage.output, tokenizer)
         save_reward_model(trainer.critic, stage.output / "critic", tokenizer)
+
+
+def write_training(stage: StageContext, trainer: PPOTrainer) -> None:
+    """Says how the run went: how it ended, its alarms, and the fixed prompts before and after."""
+    lines = stage.metrics_path.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    evaluations = [
+        {"update": row["step"] - 1} | {k: v for k, v in row.items() if k.startswith("eval/")}
+        for row in rows
+        if "eval/scores" in row
+    ]
+    if trainer.eval_prompts:
+        evaluations.append({"update": len(rows)} | trainer.evaluate())
+    record = {
+        "updates": len(rows),
+        "stopped": trainer.stopped,
+        "alarms": [asdict(alarm) for alarm in trainer.monitor.raised],
+        "evaluations": evaluations,
+        "old_logprobs": "of the sampler" if trainer.sampler_is_exact else "computed anew",
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (stage.output / "training.json").write_text(text, encoding="utf-8")
+
+
+def pretraining_rows(
+    stage: StageContext, tokenizer: Tokenizer, policy: LanguageModel
+) -> RowsOfStep | None:
+    """The corpus in the order of the mixture, for PPO-ptx; None where there is none."""
+    ppo, pretrain = stage.config.ppo, stage.config.pretrain
+    row_tokens = min(IMPORTED_ROW_TOKENS, policy.context_tokens)
+    if pretrain is not None and stage.config.import_base is None:
+        row_tokens = pretrain.row_tokens
+    sources = load_sources(stage.input("data"), stage.data_root)
+    if not sources:
+        return None
+    cache = Cache(stage.run_folder / TOKENS_CACHE)
+    tokenized = tokenize_sources(sources, tokenizer, row_tokens, cache)
+    packed = [source.train.rows for source in tokenized]
+    steps = ppo.total_episodes // ppo.batch_size * ppo.num_ppo_epochs * ppo.num_mini_batches
+    rows_a_step = max(1, round(ppo.ptx_ratio * (ppo.batch_size // ppo.num_mini_batches)))
+    schedule = mixture_schedule(
+        [len(rows) for rows in packed],
+        [source.proportion for source in tokenized],
+        steps * rows_a_step,
+        stage.seed,
+    )
+
+    def rows_of_step(step: int, rows: int) -> torch.Tensor:
+        return batch_of(packed, schedule, step, rows)
+
+    return rows_of_step
 
 
 def shared_tokenizer(sft: Path, reward: Path) -> Tokenizer:
@@ -84,16 +165,27 @@ def shared_tokenizer(sft: Path, reward: Path) -> Tokenizer:
     return tokenizer
 
 
-def ppo_prompts(path: Path) -> list[str]:
-    """The text of the prompts of split ppo.
+def ppo_prompts(path: Path, evaluation: int) -> tuple[list[str], list[str]]:
+    """The prompts of split ppo: those to train on, and ``evaluation`` that are kept from it.
+
+    Which are kept is decided by their ids, whatever their order.
 
     Raises:
-        UserError: the file is unusable, or holds no such prompt.
+        UserError: the file is unusable, or holds too few such prompts.
     """
-    prompts = [row.prompt for row in read_rows(path, Prompt) if row.split == "ppo"]
-    if not prompts:
-        raise UserError(path, "holds no prompt of split ppo.", "give the data stage more prompts.")
-    return prompts
+    rows = [row for row in read_rows(path, Prompt) if row.split == "ppo"]
+    if len(rows) <= evaluation:
+        raise UserError(
+            path,
+            f"holds {len(rows)} prompts of split ppo; ppo.eval_prompts keeps {evaluation} of them.",
+            "give the data stage more prompts, or lower it.",
+        )
+    kept = {
+        row.prompt_id
+        for row in sorted(rows, key=lambda row: derive_seed(0, row.prompt_id))[:evaluation]
+    }
+    training = [row.prompt for row in rows if row.prompt_id not in kept]
+    return training, [row.prompt for row in rows if row.prompt_id in kept]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 
 from pipeline.config import PretrainSection, RunConfig
 from pipeline.data import (
+    TOKENS_CACHE,
     Cache,
     Rows,
     format_mixture,
@@ -42,7 +43,6 @@ from pipeline.training import Metrics, Schedule, fit, make_optimizers
 from stages.cli import stage_main
 
 VERSION = 2
-TOKENS_CACHE = ".cache/tokens"  # in the run folder: a rerun takes its tokenizer and tokens again
 
 
 def run(config: RunConfig, run_folder: Path) -> None:

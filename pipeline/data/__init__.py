@@ -6,13 +6,14 @@ data stage surveys all sources once (``survey.py``); ``heldout.py`` decides what
 fills; ``mixture.py`` orders them. No torch here.
 """
 
-from pipeline.data.cache import Cache
+from pipeline.data.cache import TOKENS_CACHE, Cache
 from pipeline.data.mixture import MixtureSchedule, format_mixture, mixture_schedule, mixture_table
 from pipeline.data.shards import Rows, TokenizedSource, tokenize_sources, trained_tokenizer
 from pipeline.data.sources import Source, SourceEntry, load_sources
 from pipeline.data.survey import locate, survey_sources
 
 __all__ = [
+    "TOKENS_CACHE",
     "Cache",
     "MixtureSchedule",
     "Rows",

@@ -15,6 +15,7 @@ from pipeline.artifacts import fsync
 from pipeline.sealed import seal, whole_values
 
 LOCK = ".lock"
+TOKENS_CACHE = ".cache/tokens"  # in the run folder: a rerun takes its tokenizer and tokens again
 
 Values = dict[str, JsonValue]
 

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.experience import Experience
 from pipeline.ppo.rollout import Rollout
+from pipeline.ppo_config import PPOConfig
 from pipeline.reward import RewardModel
 from pipeline.sampling import check_context
 from pipeline.tokenizer import Tokenizer
@@ -22,7 +23,8 @@ from pipeline.tokenizer import Tokenizer
 # Nats per token. The same rows in batches of other shapes differ by rounding alone; the mistakes
 # that are looked for cost ten times these limits and more.
 FP32_MEAN_LIMIT, FP32_MAX_LIMIT = 1e-5, 1e-4
-BF16_MEAN_LIMIT = 1e-2
+BF16_MEAN_LIMIT = 1e-3
+EXACT_SAMPLER_LIMIT = 1e-4
 REFERENCE_MEAN_LIMIT = 1e-6  # equal weights, equal batches: not even rounding differs
 SAMPLER_MEAN_LIMIT = 0.1  # the sampler runs in fp32, so this holds the error of bf16 too
 
@@ -63,8 +65,11 @@ def check_before_training(
     ref_model: nn.Module,
     reward_model: RewardModel,
     low_precision: bool,
-) -> None:
-    """Raises UserError unless the first update is what PPO's derivation assumes.
+) -> bool:
+    """Whether the sampler's log-probabilities may stand for the trainer's from now on.
+
+    They may where none of the first batch's differs by more than rounding in fp32: later updates
+    then save a forward pass.
 
     Args:
         experience: the first batch of episodes.
@@ -72,6 +77,9 @@ def check_before_training(
         first_logprobs: their log-probabilities, by the forward that the loss will use.
         tokenizer, ref_model, reward_model: the trainer's.
         low_precision: forwards run under autocast; agreement is then asked of the mean only.
+
+    Raises:
+        UserError: the first update is not what PPO's derivation assumes.
     """
     check_tokens(tokenizer)
     check_frozen(ref_model, "the reference model")
@@ -81,6 +89,44 @@ def check_before_training(
     check_reference(experience)
     check_sampler(experience)
     check_score_position(experience, reward_model)
+    gap = (experience.sampler_logprobs - experience.logprobs).abs()[experience.response_mask]
+    return bool(gap.max() <= EXACT_SAMPLER_LIMIT)
+
+
+def check_shares(
+    args: PPOConfig, processes: int, eval_prompts: int, has_pretraining_rows: bool
+) -> None:
+    """Raises UserError where a process would have nothing to do, or PPO-ptx no text."""
+    size = args.batch_size // args.num_mini_batches
+    if size < processes:
+        raise UserError(
+            "ppo.num_mini_batches",
+            f"leaves {size} episodes to a minibatch, fewer than the {processes} processes.",
+            "lower it, or raise ppo.batch_size.",
+        )
+    if 0 < eval_prompts < processes:
+        raise UserError(
+            "ppo.eval_prompts",
+            f"is {eval_prompts}, fewer than the {processes} processes.",
+            "raise it, or set it to 0.",
+        )
+    if args.ptx_coef and not has_pretraining_rows:
+        raise UserError(
+            "ppo.ptx_coef",
+            "needs text of the kind that the base was pretrained on, and there is none.",
+            "give data.corpus, or set it to 0.",
+        )
+
+
+def check_scores(scores: Tensor) -> None:
+    """Raises UserError unless all scores are finite numbers."""
+    if not bool(scores.isfinite().all()):
+        raise UserError(
+            "the reward model",
+            f"and the reward functions gave {int((~scores.isfinite()).sum())} of {len(scores)} "
+            "responses a score that is not a finite number.",
+            "train it again with a lower reward.learning_rate, or correct the functions.",
+        )
 
 
 def check_tokens(tokenizer: Tokenizer) -> None:

@@ -12,11 +12,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.masks import ResponseTokens
 from pipeline.reward import RewardModel
 from pipeline.sampling import policy_logits
+
+LOGITS_AT_ONCE = 2**26  # 256 MiB of fp32
 
 
 def response_logprobs(
@@ -41,14 +44,47 @@ def response_logprobs(
         Two fp32 tensors (B, R), 0 beyond a response's end. The entropy carries no gradient.
     """
     tokens = ResponseTokens.locate(prompt_lengths, response_lengths)
-    hidden = model.hidden_states(input_ids)  # (B, T, C)
-    logits = model.logits(hidden[tokens.rows, tokens.predicting_index])  # (N, V)
-    logprobs = policy_logits(logits, temperature, never_sampled_ids).log_softmax(dim=-1)
+    hidden = model.hidden_states(input_ids)[tokens.rows, tokens.predicting_index]  # (N, C)
     drawn_ids = input_ids[tokens.rows, tokens.predicting_index + 1]
-    drawn = logprobs.gather(1, drawn_ids[:, None])[:, 0]
-    with torch.no_grad():  # entr(0) = 0, where p log p would be NaN for ids that are never sampled
-        entropies = torch.special.entr(logprobs.exp()).sum(dim=-1)
+    drawn, entropies = token_logprobs(model, hidden, drawn_ids, temperature, never_sampled_ids)
     return tokens.to_rows(drawn), tokens.to_rows(entropies)
+
+
+def token_logprobs(
+    model: LanguageModel,
+    hidden: Tensor,
+    ids: Tensor,
+    temperature: float = 1.0,
+    never_sampled_ids: Sequence[int] = (),
+) -> tuple[Tensor, Tensor]:
+    """Log-probability (N,) of each id after its hidden state, and entropy (N,), both fp32 nats.
+
+    Logits and their softmax are fp32 whatever the forward ran in: bf16 has three digits, and a
+    ratio of probabilities is a difference of logits. No more than ``LOGITS_AT_ONCE`` of them exist
+    at a time; where there are more, the backward pass computes them anew.
+
+    Args:
+        hidden: (N, C) states that predict the ids.
+        ids: (N,) tokens. The entropy carries no gradient.
+    """
+
+    def part(hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = model.logits(hidden.float())
+            logprobs = policy_logits(logits, temperature, never_sampled_ids).log_softmax(dim=-1)
+        with torch.no_grad():  # entr(0) = 0, where p log p would be NaN for excluded ids
+            entropies = torch.special.entr(logprobs.exp()).sum(dim=-1)
+        return logprobs.gather(1, ids[:, None])[:, 0], entropies
+
+    size = max(1, LOGITS_AT_ONCE // model.vocab_size)
+    if len(ids) <= size:
+        return part(hidden, ids)
+    pieces = [
+        checkpoint(part, some, some_ids, use_reentrant=False, preserve_rng_state=False)
+        for some, some_ids in zip(hidden.split(size), ids.split(size), strict=True)
+    ]
+    drawn, entropies = zip(*pieces, strict=True)
+    return torch.cat(drawn), torch.cat(entropies)
 
 
 def response_values(

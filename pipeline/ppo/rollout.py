@@ -5,12 +5,12 @@ Shapes: B sequences, T tokens of the longest row, R tokens of the longest respon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.masks import response_mask
@@ -57,21 +57,101 @@ class Rollout:
             rows[field.name] = tensor
         return replace(self, **rows)
 
-    def batches(self, size: int) -> list[Self]:
-        """All rows in order, at most ``size`` at a time, each batch cut to its longest row."""
-        return [self.select(indices) for indices in torch.arange(len(self)).split(size)]
+    def response_ids(self) -> list[list[int]]:
+        """The ids of each response, its end token included."""
+        rows = zip(
+            self.input_ids.tolist(),
+            self.prompt_lengths.tolist(),
+            self.lengths.tolist(),
+            strict=True,
+        )
+        return [ids[start:end] for ids, start, end in rows]
+
+    def micro_batches(self, rows: int, tokens: int) -> list[Self]:
+        """All rows, the longest first, in parts of similar length: little is padding.
+
+        A part holds at most ``rows`` rows and, padding included, ``tokens`` tokens; but one row.
+        """
+        return [self.select(part) for part in self._parts(rows, tokens)]
+
+    def in_parts(
+        self, function: Callable[[Self], tuple[Tensor, ...]], rows: int
+    ) -> tuple[Tensor, ...]:
+        """What ``function`` gives for all rows in order, though it is given a few at a time.
+
+        Its tensors have a row for each of the part's; those over response tokens are padded with 0.
+        """
+        parts = self._parts(rows, tokens=None)
+        given = [function(self.select(part)) for part in parts]
+        back = torch.cat(parts).argsort().to(self.input_ids.device)
+        return tuple(_stack(tensors)[back] for tensors in zip(*given, strict=True))
+
+    def _parts(self, rows: int, tokens: int | None) -> list[Tensor]:
+        lengths = self.lengths.cpu()
+        order = lengths.argsort(descending=True, stable=True)
+        parts: list[Tensor] = []
+        while len(order):
+            fit = rows if tokens is None else min(rows, max(1, tokens // int(lengths[order[0]])))
+            parts.append(order[:fit])
+            order = order[fit:]
+        return parts
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """The rows of all tensors, (B, ...), those of (B, R) padded with 0 to the largest R."""
+    if tensors[0].dim() == 1:
+        return torch.cat(list(tensors))
+    R = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([nn.functional.pad(t, (0, R - t.shape[1])) for t in tensors])
+
+
+class RolloutEngine(Protocol):
+    """Whatever draws the responses: this project's decoder, or a server that has the weights."""
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+    ) -> Generation:
+        """One response to each prompt, from the distribution of ``sampling.policy_logits``."""
+        ...
+
+    def sync_weights(self, policy: LanguageModel) -> None:
+        """Called before each batch of episodes: the responses must come from these weights."""
+        ...
+
+
+class InProcessEngine:
+    """A ``RolloutEngine`` that decodes with the policy itself."""
+
+    def __init__(self, policy: LanguageModel, tokenizer: Tokenizer) -> None:
+        self.policy = policy
+        self.tokenizer = tokenizer
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+    ) -> Generation:
+        """One response to each prompt; row i depends on prompt i and ``seeds[i]`` only."""
+        return generate(self.policy, prompt_ids, seeds, settings, self.tokenizer)
+
+    def sync_weights(self, policy: LanguageModel) -> None:
+        """The policy is the one that was given."""
+        self.policy = policy
 
 
 def respond(
-    policy: LanguageModel,
+    engine: RolloutEngine,
     prompt_ids: Sequence[Sequence[int]],
     seeds: Sequence[int],
     settings: SamplingSettings,
-    tokenizer: Tokenizer,
+    pad_id: int,
 ) -> Rollout:
     """One response to each prompt; row i depends on prompt i and ``seeds[i]`` only."""
-    generation = generate(policy, prompt_ids, seeds, settings, tokenizer)
-    return left_align(prompt_ids, generation, tokenizer.pad_id)
+    return left_align(prompt_ids, engine.generate(prompt_ids, seeds, settings), pad_id)
 
 
 def left_align(prompt_ids: Sequence[Sequence[int]], generation: Generation, pad_id: int) -> Rollout:

@@ -46,6 +46,11 @@ def episode_seeds(seed: int, update: int, episodes: int) -> list[int]:
     return [derive_seed("episode", seed, update, index) for index in range(episodes)]
 
 
+def evaluation_seeds(seed: int, prompts: int) -> list[int]:
+    """The sampling seed of each fixed prompt, the same at each evaluation."""
+    return [derive_seed("evaluation", seed, index) for index in range(prompts)]
+
+
 def minibatches(
     seed: int, update: int, epoch: int, episodes: int, num_mini_batches: int
 ) -> tuple[Tensor, ...]:

@@ -6,40 +6,37 @@ method; Huang et al. 2024 (arXiv 2403.17031) for its details.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.checkpoints import Checkpoints
-from pipeline.config import PPOConfig
 from pipeline.errors import UserError
 from pipeline.language_model import LanguageModel
-from pipeline.ppo.check import check_arguments, check_before_training
-from pipeline.ppo.experience import Experience
-from pipeline.ppo.logprobs import response_logprobs, response_values
+from pipeline.ppo.check import check_before_training, check_scores, check_shares
+from pipeline.ppo.experience import Experience, ScoredRollout, with_advantages
+from pipeline.ppo.forwards import Forwards
 from pipeline.ppo.losses import (
     adapted_kl_coef,
-    answer_weights,
-    compute_rewards,
-    gae,
-    masked_scale_to_unit_variance,
     masked_sum,
-    masked_whiten,
-    penalize_answers,
-    penalize_missing_eos,
     policy_loss,
     value_loss,
 )
-from pipeline.ppo.metrics import Stopwatch, experience_metrics
+from pipeline.ppo.metrics import Stopwatch, evaluation_metrics, experience_metrics
+from pipeline.ppo.monitor import Monitor
 from pipeline.ppo.optimizer import clip_and_step, make_optimizer
-from pipeline.ppo.resume import Progress, restore_progress, save_progress
-from pipeline.ppo.rollout import Rollout, respond
-from pipeline.ppo.seeds import episode_seeds, minibatches, prompt_indices
+from pipeline.ppo.pretraining import RowsOfStep, add_pretraining_gradient
+from pipeline.ppo.processes import Processes
+from pipeline.ppo.resume import Keeper, Progress
+from pipeline.ppo.roles import Roles, make_roles
+from pipeline.ppo.rollout import InProcessEngine, Rollout, RolloutEngine, respond
+from pipeline.ppo.scoring import RewardFunction, Scorer
+from pipeline.ppo.seeds import episode_seeds, evaluation_seeds, minibatches, prompt_indices
+from pipeline.ppo_config import PPOConfig
 from pipeline.reward import RewardModel
 from pipeline.sampling import SamplingSettings
 from pipeline.tokenizer import Tokenizer
@@ -52,24 +49,32 @@ StepMetrics = dict[str, Tensor]
 class PPOTrainer:
     """Trains ``model`` in place to please ``reward_model`` while staying near ``ref_model``.
 
-    Policy and critic are separate networks with an optimizer, a learning rate and a gradient norm
-    each. All models run in evaluation mode throughout: dropout would make the policy that is
-    trained another one than the policy that acted.
+    Policy and critic have an optimizer, a learning rate and a gradient norm each. All models run
+    in evaluation mode throughout: dropout would make the policy that is trained another one than
+    the policy that acted. Where a launcher started several processes, they train together.
 
     Args:
-        args: the section ``ppo``.
+        args: the section ``ppo``. Of what stands in files, ``reward_funcs``, and of how many
+            prompts are kept for evaluation the caller takes care.
         processing_class: the tokenizer of all models.
         model: the policy.
         ref_model: what the policy is held close to; frozen here. A copy of ``model`` by default.
         reward_model: scores whole responses, in fp32; frozen here.
         train_dataset: the prompts, as text.
-        value_model: the critic. A copy of ``reward_model``, trunk and head, by default.
+        value_model: the critic. By default a copy of ``reward_model``, trunk and head, or of the
+            policy's trunk under a head of zeros, as ``args.critic_init`` says.
+        eval_dataset: prompts that are answered now and then, and never trained on.
+        reward_funcs: functions of text whose weighted scores are added.
+        rollout_engine: what samples; by default the policy itself.
+        pretraining_rows: rows (n, T + 1) of pretraining text for an optimizer step, from its number
+            and n; needed where ``args.ptx_coef`` is not 0.
         seed: with it and the weights, a run is reproduced (bit for bit on a CPU).
         device: where all models are moved to.
         autocast: makes the context of the training and scoring forwards. Sampling, the reward
-            model, log-softmax and all of ``losses`` stay in fp32.
+            model, logits and all of ``losses`` stay in fp32.
         on_update: called after each update with its number (from 1) and its metrics.
-        checkpoints: where snapshots are kept, and gone on from; none by default.
+        checkpoints: where snapshots are kept, and gone on from; none by default. The weights that
+            did best lie beside them, for a run that collapses.
 
     Raises:
         UserError: no prompt, a prompt without room for a response, one model in two roles, or a
@@ -85,7 +90,11 @@ class PPOTrainer:
         reward_model: RewardModel,
         train_dataset: Sequence[str],
         value_model: RewardModel | None = None,
+        eval_dataset: Sequence[str] = (),
         *,
+        reward_funcs: Sequence[RewardFunction] = (),
+        rollout_engine: RolloutEngine | None = None,
+        pretraining_rows: RowsOfStep | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -98,25 +107,21 @@ class PPOTrainer:
         self.device = torch.device(device)
         self.autocast = autocast
         self.on_update = on_update
-        self.checkpoints = checkpoints
-        self.prompt_ids = [self.tokenizer.encode_prompt(prompt) for prompt in train_dataset]
-
-        self.policy = model.to(self.device)
-        self.ref_policy = (ref_model or copy.deepcopy(model)).to(self.device)
-        self.reward_model = reward_model.to(self.device)
-        self.critic = (value_model or copy.deepcopy(reward_model)).to(self.device)
-        check_arguments(
-            self.tokenizer,
-            self.prompt_ids,
-            args.response_length,
-            self.policy,
-            [self.ref_policy, self.reward_model, self.critic],
+        self.prompts, self.eval_prompts = list(train_dataset), list(eval_dataset)
+        self.prompt_ids = [self.tokenizer.encode_prompt(prompt) for prompt in self.prompts]
+        self.pretraining_rows = pretraining_rows
+        self.processes = Processes.here()
+        check_shares(
+            args, self.processes.count, len(self.eval_prompts), pretraining_rows is not None
         )
-        self.answer_weights = answer_weights(args.question_penalties, reward_model.question_names)
-        for trained in (self.policy, self.critic):
-            trained.eval().requires_grad_(True)
-        for frozen in (self.ref_policy, self.reward_model):
-            frozen.eval().requires_grad_(False)
+
+        roles = Roles(model, ref_model, reward_model, value_model)
+        self.policy, self.ref_policy, self.reward_model, self.critic = make_roles(
+            roles, args, self.tokenizer, [*self.prompts, *self.eval_prompts], self.device
+        )
+        self.engine = rollout_engine or InProcessEngine(self.policy, self.tokenizer)
+        self.forwards = Forwards(args, self.tokenizer, autocast)
+        self.scorer = Scorer(args, self.tokenizer, self.reward_model, reward_funcs)
 
         self.sampling = SamplingSettings(args.response_length, temperature=args.temperature)
         eps = args.adam_epsilon
@@ -124,8 +129,13 @@ class PPOTrainer:
         self.critic_optimizer = make_optimizer(self.critic, args.critic_learning_rate, eps)
         self.updates = args.total_episodes // args.batch_size
         self.optimizer_steps = self.updates * args.num_ppo_epochs * args.num_mini_batches
-        self.steps_done = 0
+        self.steps_done = 0  # places in the schedule; those that max_approx_kl left out count
         self.kl_coef = args.kl_coef
+        self.sampler_is_exact = False
+        self.monitor = Monitor(args.alarms)
+        self.stopped: str | None = None  # why the run ended before its last update
+        optimizers = [self.policy_optimizer, self.critic_optimizer]
+        self.keeper = Keeper(checkpoints, self.policy, self.critic, optimizers, self.processes)
 
     def train(self) -> None:
         """Runs all updates; afterwards ``policy`` and ``critic`` are trained.
@@ -139,106 +149,114 @@ class PPOTrainer:
         first_update = self.resume()
         for update in range(first_update, self.updates):
             watch = Stopwatch()
+            evaluation = self.evaluate() if update % args.eval_every_updates == 0 else {}
+            watch.lap("evaluation")
 
-            # Sample prompts, and the policy's responses to them.
-            prompt_ids = self.sample_prompts(update)
-            seeds = episode_seeds(self.seed, update, args.batch_size)
-            rollout = respond(self.policy, prompt_ids, seeds, self.sampling, self.tokenizer)
+            # Sample prompts, and the policy's responses to them: this process its share.
+            prompts, seeds = self.sample_prompts(update), self.episode_seeds(update)
+            rollout = self.respond([self.prompt_ids[i] for i in prompts], seeds)
             watch.lap("rollout")
 
             # Score them; log-probs under the policy and the reference; the critic's values.
-            scores = self.score(rollout)
-            logprobs = self.logprobs_of(self.policy, rollout)
-            ref_logprobs = self.logprobs_of(self.ref_policy, rollout)
-            values = self.values_of(rollout)
+            scores, score_parts = self.scorer(rollout, [self.prompts[i] for i in prompts])
+            forwards, known = self.forwards, self.sampler_is_exact
+            scored = ScoredRollout(
+                **vars(rollout),
+                scores=scores,
+                logprobs=rollout.sampler_logprobs if known
+                else forwards.logprobs_of(self.policy, rollout),
+                ref_logprobs=forwards.logprobs_of(self.ref_policy, rollout),
+                values=forwards.values_of(self.critic, rollout),
+            )  # fmt: skip
+            batch = self.processes.gather(scored, self.tokenizer.pad_id)
+            check_scores(batch.scores)
             watch.lap("score")
 
             # Rewards per token, then advantages, whitened over the whole batch.
-            mask = rollout.response_mask
-            rewards = compute_rewards(logprobs, ref_logprobs, scores, mask, self.kl_coef)
-            if args.whiten_rewards:
-                rewards = masked_scale_to_unit_variance(rewards, mask)
-            advantages, returns = gae(rewards, values, mask, args.gamma, args.lam)
-            experience = Experience(
-                **vars(rollout),
-                scores=scores,
-                logprobs=logprobs,
-                ref_logprobs=ref_logprobs,
-                values=values,
-                rewards=rewards,
-                advantages=masked_whiten(advantages, mask),
-                returns=returns,
-            )
+            experience = with_advantages(batch, args, self.kl_coef)
             if update == 0:
                 self.check(experience)
+            metrics = experience_metrics(experience, self.kl_coef) | evaluation
+            self.keeper.keep_best(update, metrics, args)
 
             # Several passes over the batch, an optimizer step per minibatch.
             learning_rate = args.learning_rate * self.decay()
             step_metrics = self.optimize(experience, update)
             watch.lap("update")
 
-            # Statistics.
+            # Statistics, the divergence's price, alarms.
+            metrics |= step_metrics | self.processes.mean(score_parts, self.device)
+            metrics |= watch.seconds()
             episode = (update + 1) * args.batch_size
-            metrics = experience_metrics(experience, self.kl_coef) | step_metrics | watch.seconds()
             metrics |= {"lr": learning_rate, "episode": episode, "objective/kl_coef": self.kl_coef}
-            self.adapt_kl_coef(metrics["objective/kl"])
             episodes_now = episode - first_update * args.batch_size
             metrics["eps"] = episodes_now / (time.perf_counter() - started)
+            self.adapt_kl_coef(metrics["objective/kl"])
+            self.stopped = self.reason_to_stop(update + 1, metrics)
             if self.on_update is not None:
                 self.on_update(update + 1, metrics)
+            if self.stopped:
+                return
             self.keep(update + 1)
 
     # --- rollout ----------------------------------------------------------------------------------
 
-    def sample_prompts(self, update: int) -> list[list[int]]:
-        """The ids of an update's prompts: a pure function of the seed and the update's number."""
+    def sample_prompts(self, update: int) -> list[int]:
+        """The places of the prompts of this process' episodes: a function of seed and update."""
         size = self.args.batch_size
         indices = prompt_indices(self.seed, update * size, size, len(self.prompt_ids))
-        return [self.prompt_ids[index] for index in indices]
+        return [indices[place] for place in self.processes.share(size)]
+
+    def episode_seeds(self, update: int) -> list[int]:
+        """The sampling seeds of this process' episodes."""
+        seeds = episode_seeds(self.seed, update, self.args.batch_size)
+        return [seeds[place] for place in self.processes.share(len(seeds))]
+
+    def respond(self, prompt_ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> Rollout:
+        """The present policy's responses."""
+        self.engine.sync_weights(self.policy)
+        return respond(self.engine, prompt_ids, seeds, self.sampling, self.tokenizer.pad_id)
 
     @torch.no_grad()
-    def score(self, rollout: Rollout) -> Tensor:
-        """(B,) scores of the responses as they were sampled, less the penalties."""
-        parts = [self._score_part(part) for part in self._parts(rollout)]
-        scores = torch.cat(parts).float()
-        if not bool(scores.isfinite().all()):
-            raise UserError(
-                "the reward model",
-                f"gave {int((~scores.isfinite()).sum())} of {len(scores)} responses a score that "
-                "is not a finite number.",
-                "train it again with a lower reward.learning_rate.",
-            )
-        penalty = self.args.missing_eos_penalty
-        return penalize_missing_eos(scores, rollout.finished, penalty) if penalty else scores
-
-    def _score_part(self, part: Rollout) -> Tensor:
-        """(B,) scores, less what yes to the questions with a penalty costs."""
-        if not self.args.question_penalties:
-            return self.reward_model(part.input_ids, part.lengths)
-        scores, answers = self.reward_model.scores_and_answers(part.input_ids, part.lengths)
-        return penalize_answers(scores, answers, self.answer_weights)
-
-    @torch.no_grad()
-    def logprobs_of(self, model: LanguageModel, rollout: Rollout) -> Tensor:
-        """(B, R) log-probabilities of the responses, by the forward that the loss uses."""
-        return _join([self._logprobs(model, part)[0] for part in self._parts(rollout)], rollout)
-
-    @torch.no_grad()
-    def values_of(self, rollout: Rollout) -> Tensor:
-        """(B, R) the critic's values of the states before each response token."""
-        return _join([self._values(part) for part in self._parts(rollout)], rollout)
+    def evaluate(self) -> Metrics:
+        """What the policy makes of the fixed prompts, always with the same seeds."""
+        if not self.eval_prompts:
+            return {}
+        own = self.processes.share(len(self.eval_prompts))
+        prompts = [self.eval_prompts[i] for i in own]
+        seeds = evaluation_seeds(self.seed, len(self.eval_prompts))
+        prompt_ids = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
+        rollout = self.respond(prompt_ids, [seeds[i] for i in own])
+        scores, _ = self.scorer(rollout, prompts)
+        scored = ScoredRollout(
+            **vars(rollout),
+            scores=scores,
+            logprobs=self.forwards.logprobs_of(self.policy, rollout),
+            ref_logprobs=self.forwards.logprobs_of(self.ref_policy, rollout),
+            values=torch.zeros_like(rollout.sampler_logprobs),  # nobody asks for them
+        )
+        batch = self.processes.gather(scored, self.tokenizer.pad_id)
+        check_scores(batch.scores)
+        return evaluation_metrics(batch, self.args.kl_coef)
 
     # --- updates ----------------------------------------------------------------------------------
 
     def optimize(self, experience: Experience, update: int) -> Metrics:
         """All epochs and minibatches over one batch of episodes; the mean of the steps' metrics."""
+        args = self.args
         steps: list[StepMetrics] = []
-        for epoch in range(self.args.num_ppo_epochs):
-            for indices in self._minibatches(update, epoch):
-                steps.append(self.step(experience.select(indices), update))
+        order = self.minibatches(update)
+        for index, indices in enumerate(order):
+            self.steps_done = update * len(order) + index
+            steps.append(self.step(experience.select(indices), update))
+            moved = float(steps[-1]["policy/approxkl_avg"])
+            if args.max_approx_kl is not None and moved > args.max_approx_kl:
+                break
+        self.steps_done = (update + 1) * len(order)
         series = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
         metrics = {name: float(values.mean()) for name, values in series.items()}
         metrics["val/ratio_var"] = float(series["val/ratio"].var(correction=0))
+        metrics["policy/steps"] = len(steps)
         if not all(math.isfinite(value) for value in metrics.values()):
             raise UserError(
                 "ppo",
@@ -247,27 +265,45 @@ class PPOTrainer:
             )
         return metrics
 
+    def minibatches(self, update: int) -> list[Tensor]:
+        """The rows of each optimizer step of an update, epoch after epoch."""
+        size, parts = self.args.batch_size, self.args.num_mini_batches
+        epochs = range(self.args.num_ppo_epochs)
+        return [rows for e in epochs for rows in minibatches(self.seed, update, e, size, parts)]
+
     def step(self, minibatch: Experience, update: int) -> StepMetrics:
-        """One optimizer step of policy and critic on a minibatch, in as many parts as fit."""
+        """One optimizer step of policy and critic on a minibatch, in as many parts as fit.
+
+        Each process takes its share of the rows; the gradients of all are added up.
+        """
+        args = self.args
         token_count = minibatch.response_lengths.sum()  # of the whole: parts weigh by their tokens
-        parts = [self.backward(part, token_count) for part in self._train_parts(minibatch)]
+        own = minibatch.select(torch.tensor(self.processes.share(len(minibatch))))
+        parts = [self.backward(part, token_count) for part in self._parts(own)]
         metrics = {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
-        limit, decay = self.args.max_grad_norm, self.decay()
-        policy_decay = decay if update >= self.args.value_warmup_updates else 0.0
+        if self.pretraining_rows is not None and args.ptx_coef:
+            count = max(1, round(args.ptx_ratio * len(minibatch)))
+            pretraining = self.pretraining_rows(self.steps_done, count).to(self.device)
+            metrics["loss/ptx"] = add_pretraining_gradient(
+                self.policy, pretraining, args, self.processes, self.autocast
+            )
+        self.processes.add_gradients([self.policy, self.critic])
+        metrics = self.processes.add(metrics)
+        limit, decay = args.max_grad_norm, self.decay()
+        policy_decay = decay if update >= args.value_warmup_updates else 0.0
         metrics["policy/grad_norm"] = clip_and_step(self.policy_optimizer, limit, policy_decay)
         metrics["val/grad_norm"] = clip_and_step(self.critic_optimizer, limit, decay)
-        self.steps_done += 1
         return metrics
 
     def backward(self, part: Experience, token_count: Tensor) -> StepMetrics:
         """Adds the gradients of some of a minibatch's rows; their share of its metrics."""
         args, mask = self.args, part.response_mask
-        logprobs, entropies = self._logprobs(self.policy, part)
+        logprobs, entropies = self.forwards.logprobs(self.policy, part)
         policy = policy_loss(
             logprobs, part.logprobs, part.advantages, mask, args.cliprange, token_count
         )
         policy.loss.backward()
-        values = self._values(part)
+        values = self.forwards.values(self.critic, part)
         value = value_loss(
             values, part.values, part.returns, mask, args.cliprange_value, token_count
         )
@@ -291,16 +327,25 @@ class PPOTrainer:
             return 1.0
         return Schedule(self.optimizer_steps, shape="linear").factor(self.steps_done)
 
+    # --- where the run stands ---------------------------------------------------------------------
+
     def resume(self) -> int:
         """The number of updates that an earlier process made; everything stands as after them."""
-        if self.checkpoints is None:
-            return 0
-        optimizers = [self.policy_optimizer, self.critic_optimizer]
-        progress = restore_progress(self.checkpoints, self.policy, self.critic, optimizers)
+        progress = self.keeper.restore()
         if progress is None:
             return 0
-        self.steps_done, self.kl_coef = progress.steps_done, progress.kl_coef
+        self.steps_done = progress.updates_done * (self.optimizer_steps // self.updates)
+        self.kl_coef = progress.kl_coef
+        self.sampler_is_exact = progress.sampler_is_exact
+        self.monitor.restore(progress.monitor)
         return progress.updates_done
+
+    def keep(self, updates_done: int) -> None:
+        """Keeps a snapshot where one is due."""
+        due = updates_done % self.args.checkpoint_every_updates == 0
+        if due and updates_done < self.updates:
+            state = self.monitor.state()
+            self.keeper.save(Progress(updates_done, self.kl_coef, self.sampler_is_exact, state))
 
     def adapt_kl_coef(self, kl: float) -> None:
         """Moves the coefficient towards what holds the divergence at its target, if one is set."""
@@ -310,61 +355,38 @@ class PPOTrainer:
                 self.kl_coef, kl, args.kl_target, args.batch_size, args.kl_horizon
             )
 
-    def keep(self, updates_done: int) -> None:
-        """Keeps a snapshot where one is due."""
-        due = updates_done % self.args.checkpoint_every_updates == 0
-        if self.checkpoints is not None and due and updates_done < self.updates:
-            optimizers = [self.policy_optimizer, self.critic_optimizer]
-            progress = Progress(updates_done, self.steps_done, self.kl_coef)
-            save_progress(self.checkpoints, progress, self.policy, self.critic, optimizers)
+    def reason_to_stop(self, update: int, metrics: Metrics) -> str | None:
+        """Why no further update is made; None to go on. All processes decide by equal numbers.
+
+        After a collapse policy and critic are those that did best.
+        """
+        alarms = self.monitor.watch(update, metrics)
+        collapse = next((alarm for alarm in alarms if alarm.is_collapse), None)
+        if collapse is not None:
+            back = self.keeper.restore_best()
+            went = f"; back to the weights after update {back}" if back is not None else ""
+            return f"collapsed at update {update}: {collapse.message}{went}"
+        limit, kl = self.args.stop_kl, metrics["objective/kl"]
+        if limit is not None and kl > limit:
+            return f"reached stop_kl at update {update}: {kl:.3g} nats a response"
+        return None
 
     def check(self, experience: Experience) -> None:
         """The self-check before the first optimizer step; see ``check_before_training``."""
-        minibatch = experience.select(self._minibatches(update=0, epoch=0)[0])
-        part = self._train_parts(minibatch)[0]
-        with self.autocast():
-            low_precision = torch.is_autocast_enabled(self.device.type)
-        check_before_training(
+        minibatch = experience.select(self.minibatches(update=0)[0])
+        part = self._parts(minibatch)[0]
+        logprobs, _ = self.forwards.logprobs(self.policy, part)
+        self.sampler_is_exact = check_before_training(
             experience,
             part,
-            self._logprobs(self.policy, part)[0],
+            logprobs,
             tokenizer=self.tokenizer,
             ref_model=self.ref_policy,
             reward_model=self.reward_model,
-            low_precision=low_precision,
+            low_precision=self.forwards.in_low_precision(self.device),
         )
 
-    # --- inside -----------------------------------------------------------------------------------
-
-    def _logprobs(self, model: LanguageModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        with self.autocast():
-            return response_logprobs(
-                model,
-                rollout.input_ids,
-                rollout.prompt_lengths,
-                rollout.response_lengths,
-                self.args.temperature,
-                self.tokenizer.never_sampled_ids,
-            )
-
-    def _values(self, rollout: Rollout) -> Tensor:
-        with self.autocast():
-            return response_values(
-                self.critic, rollout.input_ids, rollout.prompt_lengths, rollout.response_lengths
-            )
-
-    def _parts(self, rollout: Rollout) -> list[Rollout]:
-        return rollout.batches(self.args.local_rollout_forward_batch_size)
-
-    def _train_parts(self, minibatch: Experience) -> list[Experience]:
-        return minibatch.batches(self.args.per_device_train_batch_size or len(minibatch))
-
-    def _minibatches(self, update: int, epoch: int) -> tuple[Tensor, ...]:
-        size, parts = self.args.batch_size, self.args.num_mini_batches
-        return minibatches(self.seed, update, epoch, size, parts)
-
-
-def _join(parts: Sequence[Tensor], rollout: Rollout) -> Tensor:
-    """(B, R) from parts of some rows each, whose R may be smaller."""
-    R = rollout.response_mask.shape[1]
-    return torch.cat([nn.functional.pad(part, (0, R - part.shape[1])) for part in parts])
+    def _parts(self, rows: Experience) -> list[Experience]:
+        """What goes through a training forward at once."""
+        most = self.args.per_device_train_batch_size or len(rows)
+        return rows.micro_batches(most, self.args.max_tokens_per_microbatch)

@@ -34,7 +34,8 @@ reward: {learning_rate: 1e-3, epochs: 8, batch_prompts: 5, question_weight: 1.0,
          early_stopping: true, validation_fraction: 0.2, checkpoint_every_steps: 3,
          surprisal: {responses_per_prompt: 2, batch_rows: 4}}
 ppo: {learning_rate: 1e-3, batch_size: 8, total_episodes: 80, response_length: 16,
-      checkpoint_every_updates: 2}
+      checkpoint_every_updates: 2, eval_prompts: 2, eval_every_updates: 3, ptx_coef: 0.5,
+      kl_target: 1.0}
 compare: {max_response_tokens: 16}
 """
 SECONDS = 120
@@ -115,7 +116,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes:
         assert steps_logged(killed) == steps_logged(whole)
         manifest = read_manifest(killed)
         assert manifest is not None
-        assert manifest.environment["processes"] == (1 if stage == "ppo" else processes)
+        assert manifest.environment["processes"] == processes
     assert not list((runs / name / ".checkpoints").iterdir())
 
 

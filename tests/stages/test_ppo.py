@@ -107,13 +107,16 @@ def test_the_same_seed_publishes_the_same_weights(
 
 
 def test_prompts_of_other_splits_are_not_trained_on(trained: Path) -> None:
-    prompts = ppo.ppo_prompts(trained / "data" / "prompts.jsonl")
-    assert prompts == ["the fox", "the owl", "a kite", "plums"]
+    path = trained / "data" / "prompts.jsonl"
+    assert ppo.ppo_prompts(path, 0) == (["the fox", "the owl", "a kite", "plums"], [])
+    training, kept = ppo.ppo_prompts(path, 1)
+    assert len(kept) == 1
+    assert sorted(training + kept) == ["a kite", "plums", "the fox", "the owl"]
 
 
 def test_no_prompts_of_its_split_are_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
     run_folder = make_run(tmp_path, tiny_model_folder, split="label")
-    with pytest.raises(UserError, match="no prompt of split ppo"):
+    with pytest.raises(UserError, match="holds 0 prompts of split ppo"):
         ppo.run(make_config(), run_folder)
     assert not (run_folder / "ppo").exists()
 

@@ -18,7 +18,6 @@ from pipeline.ppo import PPOConfig
         ({"output_dir": "out"}, "not honored here"),
         ({"batch_size": 64, "num_mini_batches": 3}, "num_mini_batches 3"),
         ({"total_episodes": 100, "batch_size": 64}, "total_episodes 100"),
-        ({"batch_size": 8, "num_mini_batches": 2, "per_device_train_batch_size": 3}, "of 4"),
     ],
 )
 def test_refuses_with_a_hint(values: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.model import GPT
 from pipeline.ppo.experience import Experience
-from pipeline.ppo.rollout import Rollout, left_align, respond
+from pipeline.ppo.rollout import InProcessEngine, Rollout, left_align, respond
 from pipeline.sampling import Generation, SamplingSettings
 from pipeline.tokenizer import Tokenizer
 
@@ -43,7 +43,13 @@ def test_the_ids_of_a_rollout_are_those_sampled(
     make_policy: Callable[..., GPT], tokenizer: Tokenizer
 ) -> None:
     prompts = [tokenizer.encode_prompt(text) for text in ("a", "the fox")]
-    rollout = respond(make_policy(), prompts, [1, 2], SamplingSettings(6), tokenizer)
+    rollout = respond(
+        InProcessEngine(make_policy(), tokenizer),
+        prompts,
+        [1, 2],
+        SamplingSettings(6),
+        tokenizer.pad_id,
+    )
     never = set(tokenizer.never_sampled_ids)
     for row, prompt in enumerate(prompts):
         ids = rollout.input_ids[row].tolist()
@@ -58,12 +64,12 @@ def test_the_ids_of_a_rollout_are_those_sampled(
 def test_a_row_depends_on_its_prompt_and_seed_only(
     make_policy: Callable[..., GPT], tokenizer: Tokenizer
 ) -> None:
-    gpt, settings = make_policy(), SamplingSettings(6)
+    engine, settings = InProcessEngine(make_policy(), tokenizer), SamplingSettings(6)
     prompts = [tokenizer.encode_prompt(text) for text in ("a", "the fox", "a")]
-    together = respond(gpt, prompts, [11, 12, 13], settings, tokenizer)
+    together = respond(engine, prompts, [11, 12, 13], settings, tokenizer.pad_id)
     assert together.input_ids[0].tolist() != together.input_ids[2].tolist()
     for row in range(3):
-        alone = respond(gpt, [prompts[row]], [11 + row], settings, tokenizer)
+        alone = respond(engine, [prompts[row]], [11 + row], settings, tokenizer.pad_id)
         length = int(together.lengths[row])
         assert alone.input_ids[0].tolist() == together.input_ids[row, :length].tolist()
 
@@ -85,9 +91,39 @@ def test_select_takes_rows_of_every_tensor_and_cuts_to_the_longest(
             assert getattr(chosen, name).tolist() == [[10.0 + i, 11.0 + i], [5.0 + i, 6.0 + i]]
 
 
-def test_batches_hold_all_rows_in_order(make_rollout: Callable[..., Rollout]) -> None:
+def test_micro_batches_hold_each_row_once_the_longest_first_within_their_limits(
+    make_rollout: Callable[..., Rollout],
+) -> None:
+    rollout = make_rollout([(3, 5), (1, 2), (6, 1), (2, 2), (9, 9)])  # 8, 3, 7, 4, 18 tokens
+    lengths = [
+        [parts.lengths.tolist() for parts in rollout.micro_batches(rows, tokens)]
+        for rows, tokens in ((5, 1000), (2, 1000), (5, 16), (5, 1))
+    ]
+    assert lengths[0] == [[18, 8, 7, 4, 3]]
+    assert lengths[1] == [[18, 8], [7, 4], [3]]
+    assert lengths[2] == [[18], [8, 7], [4, 3]]  # one row may be longer than the limit
+    assert lengths[3] == [[18], [8], [7], [4], [3]]
+    for part in rollout.micro_batches(5, 16):
+        assert part.input_ids.shape[1] == int(part.lengths.max())
+
+
+def test_a_function_of_parts_gives_all_rows_in_order(make_rollout: Callable[..., Rollout]) -> None:
     rollout = make_rollout([(3, 5), (1, 2), (6, 1)])
-    parts = rollout.batches(2)
-    assert [len(part) for part in parts] == [2, 1]
-    assert [part.input_ids.shape[1] for part in parts] == [8, 7]
-    assert torch.cat([part.prompt_lengths for part in parts]).tolist() == [3, 1, 6]
+    seen: list[int] = []
+
+    def look(part: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(part))
+        return part.lengths, part.response_mask.float()
+
+    lengths, mask = rollout.in_parts(look, rows=2)
+    assert seen == [2, 1]
+    assert lengths.tolist() == [8, 3, 7]
+    assert torch.equal(mask.bool(), rollout.response_mask)
+
+
+def test_the_ids_of_each_response(make_rollout: Callable[..., Rollout]) -> None:
+    rollout = make_rollout([(3, 2), (1, 1)])
+    assert rollout.response_ids() == [
+        rollout.input_ids[0, 3:5].tolist(),
+        rollout.input_ids[1, 1:2].tolist(),
+    ]

@@ -144,11 +144,10 @@ def test_a_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_updates_go_on_through_the_prompts(make_trainer: MakeTrainer, tokenizer: Tokenizer) -> None:
-    texts = [f"fox {i}" for i in range(24)]
-    trainer = make_trainer(train_dataset=texts)
-    sampled = [ids for update in range(3) for ids in trainer.sample_prompts(update)]
-    assert sorted(sampled) == sorted(tokenizer.encode_prompt(text) for text in texts)
+def test_updates_go_on_through_the_prompts(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(train_dataset=[f"fox {i}" for i in range(24)])
+    sampled = [place for update in range(3) for place in trainer.sample_prompts(update)]
+    assert sorted(sampled) == list(range(24))
 
 
 def test_every_update_draws_anew(

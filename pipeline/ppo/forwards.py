@@ -1,0 +1,62 @@
+"""Forward passes of policy, reference and critic over rollouts, in the run's precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.language_model import LanguageModel
+from pipeline.ppo.logprobs import response_logprobs, response_values
+from pipeline.ppo.rollout import Rollout
+from pipeline.ppo_config import PPOConfig
+from pipeline.reward import RewardModel
+from pipeline.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Forwards:
+    """The one way in which the old, the new and the reference log-probabilities are computed."""
+
+    args: PPOConfig
+    tokenizer: Tokenizer
+    autocast: Callable[[], AbstractContextManager[object]]
+
+    def logprobs(self, model: LanguageModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(B, R) log-probabilities of the responses, and entropies of what they were drawn from."""
+        with self.autocast():
+            return response_logprobs(
+                model,
+                rollout.input_ids,
+                rollout.prompt_lengths,
+                rollout.response_lengths,
+                self.args.temperature,
+                self.tokenizer.never_sampled_ids,
+            )
+
+    def values(self, critic: RewardModel, rollout: Rollout) -> Tensor:
+        """(B, R) the critic's values of the states before each response token."""
+        with self.autocast():
+            return response_values(
+                critic, rollout.input_ids, rollout.prompt_lengths, rollout.response_lengths
+            )
+
+    @torch.no_grad()
+    def logprobs_of(self, model: LanguageModel, rollout: Rollout) -> Tensor:
+        """``logprobs`` without gradients, of as many rows as there are, a few at a time."""
+        rows = self.args.local_rollout_forward_batch_size
+        return rollout.in_parts(lambda part: self.logprobs(model, part), rows)[0]
+
+    @torch.no_grad()
+    def values_of(self, critic: RewardModel, rollout: Rollout) -> Tensor:
+        """``values`` without gradients, of as many rows as there are, a few at a time."""
+        rows = self.args.local_rollout_forward_batch_size
+        return rollout.in_parts(lambda part: (self.values(critic, part),), rows)[0]
+
+    def in_low_precision(self, device: torch.device) -> bool:
+        """Whether they run in fewer digits than the sampler."""
+        with self.autocast():
+            return torch.is_autocast_enabled(device.type)

@@ -1,0 +1,114 @@
+"""What a response is worth: the reward model, questions answered with yes, functions of text.
+
+The order is fixed: the reward model's score is clipped, then functions of text are added, then
+what a yes to a question costs and what a missing end token costs are taken off. The divergence's
+price comes after all of them, per token (``losses.compute_rewards``).
+
+Shapes: B responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.ppo.losses import answer_weights, penalize_answers, penalize_missing_eos
+from pipeline.ppo.rollout import Rollout
+from pipeline.ppo_config import PPOConfig
+from pipeline.reward import RewardModel
+from pipeline.tokenizer import Tokenizer
+
+
+class RewardFunction(NamedTuple):
+    """A function of text that is part of the score.
+
+    It is called as TRL calls its ``reward_funcs``, with ``prompts``, ``completions`` (texts, the
+    special tokens left out) and ``completion_ids`` (as sampled, the end token included) by name,
+    and returns a number for each completion.
+    """
+
+    name: str
+    function: Callable[..., Sequence[float]]
+    weight: float = 1.0
+
+
+class Scorer:
+    """The score of responses, and how much of it each part gives.
+
+    Raises:
+        UserError: a penalty is for a question that the reward model has no head for.
+    """
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        tokenizer: Tokenizer,
+        reward_model: RewardModel,
+        functions: Sequence[RewardFunction] = (),
+    ) -> None:
+        self.args = args
+        self.tokenizer = tokenizer
+        self.reward_model = reward_model
+        self.functions = functions
+        self.answer_weights = answer_weights(args.question_penalties, reward_model.question_names)
+
+    @torch.no_grad()
+    def __call__(self, rollout: Rollout, prompts: Sequence[str]) -> tuple[Tensor, dict[str, float]]:
+        """(B,) fp32 scores of the responses as they were sampled, and each part's mean.
+
+        A score that is not finite stays as it is: the trainer refuses it where all processes see.
+
+        Args:
+            prompts: the rows' prompts as text.
+
+        Raises:
+            UserError: a function gives another number of scores than it was asked for.
+        """
+        args = self.args
+        scores, answers = rollout.in_parts(self._ask, args.local_rollout_forward_batch_size)
+        if args.reward_clip is not None:
+            scores = scores.clamp(-args.reward_clip, args.reward_clip)
+        scores = args.reward_weight * scores
+        parts = {"reward_model": scores}
+        for one in self.functions:
+            parts[one.name] = one.weight * self._call(one, rollout, prompts)
+            scores = scores + parts[one.name]
+        if args.question_penalties:
+            penalized = penalize_answers(scores, answers, self.answer_weights)
+            parts["question_penalties"], scores = penalized - scores, penalized
+        if args.missing_eos_penalty:
+            penalized = penalize_missing_eos(scores, rollout.finished, args.missing_eos_penalty)
+            parts["missing_eos_penalty"], scores = penalized - scores, penalized
+        return scores, {f"rewards/{name}": float(part.mean()) for name, part in parts.items()}
+
+    def _ask(self, part: Rollout) -> tuple[Tensor, Tensor]:
+        """Scores (B,) and the logits of yes (B, Q), of which there are none unless they count."""
+        if not self.args.question_penalties:
+            scores = self.reward_model(part.input_ids, part.lengths).float()
+            return scores, scores.new_empty(len(scores), 0)
+        scores, answers = self.reward_model.scores_and_answers(part.input_ids, part.lengths)
+        return scores.float(), answers.float()
+
+    def _call(self, one: RewardFunction, rollout: Rollout, prompts: Sequence[str]) -> Tensor:
+        """(B,) what a function gives, without its weight."""
+        ids = rollout.response_ids()
+        given: Any = one.function(
+            prompts=list(prompts),
+            completions=[self.tokenizer.decode(row) for row in ids],
+            completion_ids=ids,
+        )
+        try:
+            scores = torch.tensor([float(score) for score in given])
+        except (TypeError, ValueError):
+            scores = torch.empty(0)
+        if len(scores) != len(ids):
+            raise UserError(
+                f"the reward function {one.name}",
+                f"gave something other than {len(ids)} numbers for {len(ids)} responses.",
+                "return a list with one number for each completion.",
+            )
+        return scores.to(rollout.input_ids.device)
