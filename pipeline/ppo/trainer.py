@@ -119,7 +119,7 @@ class PPOTrainer:
         self.policy, self.ref_policy, self.reward_model, self.critic = make_roles(
             roles, args, self.tokenizer, [*self.prompts, *self.eval_prompts], self.device
         )
-        self.engine = rollout_engine or InProcessEngine(self.policy, self.tokenizer)
+        self.engine: RolloutEngine = rollout_engine or InProcessEngine(self.policy, self.tokenizer)
         self.forwards = Forwards(args, self.tokenizer, autocast)
         self.scorer = Scorer(args, self.tokenizer, self.reward_model, reward_funcs)
 
