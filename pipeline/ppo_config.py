@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, model_validator
 
 from pipeline.config_types import NonNegativeFloat, Positive, PositiveFloat, Section
+from pipeline.reward_config import LoraSection
 
 _TRL_NAMES_NOT_HONORED = {
     "bf16": "set precision at the top level",
@@ -71,6 +72,9 @@ class PPOConfig(Section):
 
     ``critic_init``: the critic starts as the reward model, or as the policy with a head of zeros.
 
+    ``lora``: policy and critic are adapters instead of whole models. The reference then needs no
+    weights of its own, nor do reward model and critic if the reward model was trained by adapters.
+
     ``stop_kl`` ends the run once the policy is that many nats per response away from the reference;
     ``max_approx_kl`` (nats per token) ends an update's steps once one has moved the policy that far
     from the one that acted. ``alarms`` says when a run warns, or is ended as collapsed.
@@ -112,6 +116,7 @@ class PPOConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     adam_epsilon: PositiveFloat = 1e-5
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
+    lora: LoraSection | None = None
     critic_init: Literal["reward", "policy"] = "reward"
     value_warmup_updates: Annotated[int, Field(ge=0)] = 0
     stop_kl: PositiveFloat | None = None

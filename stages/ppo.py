@@ -31,6 +31,7 @@ from pipeline.language_model import LanguageModel
 from pipeline.ppo import PPOTrainer
 from pipeline.ppo.pretraining import RowsOfStep
 from pipeline.ppo.reward_functions import load_reward_functions
+from pipeline.ppo.roles import Roles
 from pipeline.pretraining import batch_of
 from pipeline.records import Prompt, read_rows
 from pipeline.reward_files import load_reward_model, save_reward_model
@@ -58,6 +59,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
         stage.accelerator.wait_for_everyone()  # brings the processes together
         policy = load_language_model(sft)
         text = pretraining_rows(stage, tokenizer, policy) if config.ppo.ptx_coef else None
+        roles = make_roles(stage, policy, reward)
         updates = config.ppo.total_episodes // config.ppo.batch_size
         with stage.progress(updates, "updates") as progress:
 
@@ -77,10 +79,11 @@ def run(config: RunConfig, run_folder: Path) -> None:
             trainer = PPOTrainer(
                 config.ppo,
                 tokenizer,
-                model=policy,
-                ref_model=load_language_model(sft),
-                reward_model=load_reward_model(reward),
+                model=roles.policy,
+                ref_model=roles.reference,
+                reward_model=roles.reward_model,
                 train_dataset=training,
+                value_model=roles.critic,
                 eval_dataset=evaluation,
                 reward_funcs=load_reward_functions(config.ppo.reward_funcs, stage.data_root),
                 pretraining_rows=text,
@@ -94,8 +97,39 @@ def run(config: RunConfig, run_folder: Path) -> None:
             if trainer.stopped:
                 progress.say(f"stopped: {trainer.stopped}")
         write_training(stage, trainer)
+        save_models(stage, trainer, tokenizer)
+
+
+def make_roles(stage: StageContext, policy: LanguageModel, reward: Path) -> Roles:
+    """The four models: separate ones, or adapters on shared weights.
+
+    Raises:
+        UserError: the reward model's adapters are not of this policy.
+    """
+    lora, reward_model = stage.config.ppo.lora, load_reward_model(reward)
+    if lora is None:
+        return Roles(policy, None, reward_model, None)
+    from pipeline.ppo.shared_trunk import share_trunks  # PEFT loads for seconds
+
+    adapter = reward / "adapter"
+    kept = adapter if adapter.is_dir() else None
+    return share_trunks(policy, reward_model, kept, lora, stage.seed, stage.device)
+
+
+def save_models(stage: StageContext, trainer: PPOTrainer, tokenizer: Tokenizer) -> None:
+    """The policy and its critic as plain models; adapters are merged, and the policy's kept."""
+    lora, critic = stage.config.ppo.lora, stage.output / "critic"
+    if lora is None:
         save_language_model(trainer.policy, stage.output, tokenizer)
-        save_reward_model(trainer.critic, stage.output / "critic", tokenizer)
+        save_reward_model(trainer.critic, critic, tokenizer)
+        return
+    from pipeline.ppo.shared_trunk import merged_critic, merged_policy, save_adapter
+
+    save_adapter(trainer.policy, lora, stage.output / "adapter")
+    with merged_policy(trainer.policy) as plain:
+        save_language_model(plain, stage.output, tokenizer)
+    with merged_critic(trainer.critic) as plain:
+        save_reward_model(plain, critic, tokenizer)
 
 
 def write_training(stage: StageContext, trainer: PPOTrainer) -> None:
@@ -108,9 +142,9 @@ def write_training(stage: StageContext, trainer: PPOTrainer) -> None:
         if "eval/scores" in row
     ]
     if trainer.eval_prompts:
-        evaluations.append({"update": len(rows)} | trainer.evaluate())
+        evaluations.append({"update": trainer.updates_done} | trainer.evaluate())
     record = {
-        "updates": len(rows),
+        "updates": trainer.updates_done,
         "stopped": trainer.stopped,
         "alarms": [asdict(alarm) for alarm in trainer.monitor.raised],
         "evaluations": evaluations,

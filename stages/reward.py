@@ -52,7 +52,7 @@ from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, PartMetrics, Schedule, fit
 from stages.cli import stage_main
 
-VERSION = 3
+VERSION = 4
 FINAL_LEARNING_RATE_FRACTION = 0.1  # cosine to 10% (InstructGPT, appendix C.2)
 ADAM_BETAS = (0.9, 0.95)
 
@@ -257,7 +257,7 @@ def train(
     if section.lora:
         from pipeline.reward_lora import merge_reward_adapters
 
-        merge_reward_adapters(model)
+        merge_reward_adapters(model, section.lora, stage.output / "adapter")
 
 
 def make_optimizer(model: RewardModel, section: RewardSection) -> torch.optim.Optimizer:

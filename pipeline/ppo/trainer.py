@@ -134,6 +134,7 @@ class PPOTrainer:
         self.sampler_is_exact = False
         self.monitor = Monitor(args.alarms)
         self.stopped: str | None = None  # why the run ended before its last update
+        self.updates_done = 0  # those that made the policy what it is
         optimizers = [self.policy_optimizer, self.critic_optimizer]
         self.keeper = Keeper(checkpoints, self.policy, self.critic, optimizers, self.processes)
 
@@ -191,6 +192,7 @@ class PPOTrainer:
             metrics |= {"lr": learning_rate, "episode": episode, "objective/kl_coef": self.kl_coef}
             episodes_now = episode - first_update * args.batch_size
             metrics["eps"] = episodes_now / (time.perf_counter() - started)
+            self.updates_done = update + 1
             self.adapt_kl_coef(metrics["objective/kl"])
             self.stopped = self.reason_to_stop(update + 1, metrics)
             if self.on_update is not None:
@@ -364,6 +366,7 @@ class PPOTrainer:
         collapse = next((alarm for alarm in alarms if alarm.is_collapse), None)
         if collapse is not None:
             back = self.keeper.restore_best()
+            self.updates_done = update if back is None else back
             went = f"; back to the weights after update {back}" if back is not None else ""
             return f"collapsed at update {update}: {collapse.message}{went}"
         limit, kl = self.args.stop_kl, metrics["objective/kl"]

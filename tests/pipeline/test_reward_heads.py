@@ -140,7 +140,7 @@ def test_adapters_alone_are_trained_and_merged(
         optimizer.step()
     adapted = score_rows(model, rows, tiny_tokenizer.pad_id)
     assert not torch.allclose(adapted, first, atol=1e-3)
-    merge_reward_adapters(model)
+    merge_reward_adapters(model, LoraSection(), None)
     assert set(model.state_dict()) == names
     torch.testing.assert_close(score_rows(model, rows, 1), adapted, atol=1e-4, rtol=1e-4)
     moved = {

@@ -114,6 +114,55 @@ def test_prompts_of_other_splits_are_not_trained_on(trained: Path) -> None:
     assert sorted(training + kept) == ["a kite", "plums", "the fox", "the owl"]
 
 
+def test_adapters_are_published_merged_and_kept(tmp_path: Path, tiny_model_folder: Path) -> None:
+    run_folder = make_run(tmp_path, tiny_model_folder)
+    ppo.run(make_config(lora={"rank": 4, "alpha": 8}), run_folder)
+    assert (run_folder / "ppo" / "adapter" / "adapter.safetensors").exists()
+    policy = AutoModelForCausalLM.from_pretrained(run_folder / "ppo").state_dict()
+    before = AutoModelForCausalLM.from_pretrained(run_folder / "sft").state_dict()
+    moved = {name for name in before if not torch.equal(policy[name], before[name])}
+    assert moved
+    assert all(name.endswith(".weight") and ".h." in name and "ln" not in name for name in moved)
+    critic = AutoModelForSequenceClassification.from_pretrained(run_folder / "ppo" / "critic")
+    assert critic.config.num_labels == 1
+
+
+def test_how_a_run_went_is_written_down(tmp_path: Path, tiny_model_folder: Path) -> None:
+    run_folder = make_run(tmp_path, tiny_model_folder)
+    (tmp_path / "mine.py").write_text(
+        "def brief(completion_ids, **_):\n    return [-len(ids) for ids in completion_ids]\n"
+    )
+    section: dict[str, Any] = {"eval_prompts": 2, "eval_every_updates": 2, "stop_kl": 1e9}
+    section |= {"reward_funcs": [{"file": "mine.py", "function": "brief", "weight": 0.5}]}
+    alarms = {"patience": 1, "kl": 1e-9, "eos_rate_share": 0, "length_factor": 100}
+    section |= {"alarms": alarms, "learning_rate": 1e-2, "kl_coef": 0}
+    config = make_config(**section).model_copy(update={"data_root": str(tmp_path)})
+    ppo.run(config, run_folder)
+    record = json.loads((run_folder / "ppo" / "training.json").read_text())
+    assert [row["update"] for row in record["evaluations"]] == [0, 2, 3]
+    assert all("eval/scores" in row for row in record["evaluations"])
+    assert record["updates"] == 3
+    assert record["stopped"] is None
+    assert record["old_logprobs"] == "of the sampler"
+    assert "kl" in {alarm["name"] for alarm in record["alarms"]}
+    lines = (run_folder / "ppo" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["rewards/brief"] < 0 for line in lines)
+
+
+def test_a_collapsed_run_publishes_the_best_weights(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    run_folder = make_run(tmp_path, tiny_model_folder)
+    alarms = {"patience": 1, "length_factor": 1.001}  # any other length is a collapse
+    config = make_config(alarms=alarms, learning_rate=1e-2, eval_every_updates=1)
+    ppo.run(config, run_folder)
+    record = json.loads((run_folder / "ppo" / "training.json").read_text())
+    assert "collapsed at update 2" in record["stopped"]
+    assert [alarm["name"] for alarm in record["alarms"]] == ["length"]
+    assert record["updates"] in (0, 1)  # the best of the two that were evaluated
+    assert not (run_folder / ".checkpoints" / "ppo-best").exists()
+
+
 def test_no_prompts_of_its_split_are_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
     run_folder = make_run(tmp_path, tiny_model_folder, split="label")
     with pytest.raises(UserError, match="holds 0 prompts of split ppo"):
