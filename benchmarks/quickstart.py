@@ -40,6 +40,7 @@ QUICK = (
     "sft.epochs=1",
     "reward.epochs=1",
     "ppo.total_episodes=128",
+    "ppo.eval_prompts=8",
 )
 
 

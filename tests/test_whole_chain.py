@@ -30,6 +30,7 @@ TINY = [
     "data.tinyworld.demonstrations=40",
     "data.tinyworld.label_prompts=20",
     "data.tinyworld.ppo_prompts=40",
+    "ppo.eval_prompts=8",
     "data.tinyworld.heldout_prompts=20",
     "pretrain.layers=2",
     "pretrain.width=64",

@@ -1,0 +1,31 @@
+"""The benchmark end to end on a tiny model, against sizes counted by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+QuickRun = Callable[[str], list[str]]
+
+
+@pytest.mark.slow
+def test_the_parts_are_those_of_the_tensors(quick_run: QuickRun) -> None:
+    figures = json.loads(quick_run("ppo_memory")[-1])
+    parts = figures["parts_gb"]
+    layers, width, context, vocab, rank = 4, 192, 128, 50_260, 16
+    block = 12 * width * width + 13 * width  # four matrices and their biases, two norms
+    weights = (vocab + context) * width + layers * block + 2 * width
+    assert parts["weights"] == pytest.approx(4 * weights / 1e9)
+    # A pair of matrices beside each linear layer: width to 3, 1 and 4 times it, and 4 times to 1.
+    one_set = layers * rank * width * ((1 + 3) + (1 + 1) + (1 + 4) + (4 + 1))
+    assert parts["adapters"] == pytest.approx(3 * 4 * one_set / 1e9)
+    assert parts["gradients"] == pytest.approx(2 * 4 * one_set / 1e9)
+    assert parts["optimizers"] == pytest.approx(2 * 2 * 4 * one_set / 1e9)
+    assert parts["sampler's cache"] == pytest.approx(64 * 128 * layers * 2 * width * 4 / 1e9)
+    # A block keeps at least its two norms' inputs in fp32, and q, k, v, the MLP's inside in bf16.
+    least = layers * width * (2 * 4 + (3 + 4) * 2) * figures["tokens_at_once"]
+    assert least / 1e9 < parts["activations"] < 10 * least / 1e9
+    static = sum(parts[name] for name in ("weights", "adapters", "gradients", "optimizers"))
+    assert figures["peak_gb"] == pytest.approx(static + parts["activations"] + parts["logits"])
