@@ -62,6 +62,8 @@ class PPOConfig(Section):
     through a training forward at once, and ``local_rollout_forward_batch_size`` through a scoring
     forward; none of them changes a result.
 
+    ``compile`` compiles the training and scoring forwards, which pays on a GPU.
+
     ``kl_target``: in nats per response; ``kl_coef`` is then only where the coefficient begins, and
     it follows the divergence at a pace of ``kl_horizon`` episodes (smaller is faster).
 
@@ -98,6 +100,7 @@ class PPOConfig(Section):
     local_rollout_forward_batch_size: Positive = 64
     response_length: Positive = 48
     temperature: PositiveFloat = 1.0
+    compile: bool = False
     kl_coef: NonNegativeFloat = 0.05
     kl_estimator: Literal["k1"] = "k1"
     kl_target: PositiveFloat | None = None

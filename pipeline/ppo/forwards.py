@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pipeline.language_model import LanguageModel
-from pipeline.ppo.logprobs import response_logprobs, response_values
+from pipeline.ppo.logprobs import Trunk, response_logprobs, response_values
 from pipeline.ppo.rollout import Rollout
 from pipeline.ppo_config import PPOConfig
 from pipeline.reward import RewardModel
@@ -24,6 +24,7 @@ class Forwards:
     args: PPOConfig
     tokenizer: Tokenizer
     autocast: Callable[[], AbstractContextManager[object]]
+    compiled: dict[LanguageModel, Trunk] = field(default_factory=dict[LanguageModel, Trunk])
 
     def logprobs(self, model: LanguageModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """(B, R) log-probabilities of the responses, and entropies of what they were drawn from."""
@@ -35,13 +36,18 @@ class Forwards:
                 rollout.response_lengths,
                 self.args.temperature,
                 self.tokenizer.never_sampled_ids,
+                self._trunk(model),
             )
 
     def values(self, critic: RewardModel, rollout: Rollout) -> Tensor:
         """(B, R) the critic's values of the states before each response token."""
         with self.autocast():
             return response_values(
-                critic, rollout.input_ids, rollout.prompt_lengths, rollout.response_lengths
+                critic,
+                rollout.input_ids,
+                rollout.prompt_lengths,
+                rollout.response_lengths,
+                self._trunk(critic.trunk),
             )
 
     @torch.no_grad()
@@ -60,3 +66,10 @@ class Forwards:
         """Whether they run in fewer digits than the sampler."""
         with self.autocast():
             return torch.is_autocast_enabled(device.type)
+
+    def _trunk(self, model: LanguageModel) -> Trunk | None:
+        if not self.args.compile:
+            return None
+        if model not in self.compiled:
+            self.compiled[model] = torch.compile(model.hidden_states, dynamic=True)
+        return self.compiled[model]

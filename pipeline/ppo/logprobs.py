@@ -8,7 +8,7 @@ Shapes: B sequences, T tokens, R response tokens, N real response tokens, C widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.masks import ResponseTokens
-from pipeline.reward import RewardModel
+from pipeline.reward import RewardModel, apply_head
 from pipeline.sampling import policy_logits
 
+Trunk = Callable[[Tensor], Tensor]
 LOGITS_AT_ONCE = 2**26  # 256 MiB of fp32
 
 
@@ -29,6 +30,7 @@ def response_logprobs(
     response_lengths: Tensor,
     temperature: float,
     never_sampled_ids: Sequence[int],
+    trunk: Trunk | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each response token and entropy of what it was drawn from, in nats.
 
@@ -39,12 +41,14 @@ def response_logprobs(
         response_lengths: (B,) tokens of each response, the end token included.
         temperature: the sampler's.
         never_sampled_ids: the sampler's.
+        trunk: the model's ``hidden_states``, compiled.
 
     Returns:
         Two fp32 tensors (B, R), 0 beyond a response's end. The entropy carries no gradient.
     """
     tokens = ResponseTokens.locate(prompt_lengths, response_lengths)
-    hidden = model.hidden_states(input_ids)[tokens.rows, tokens.predicting_index]  # (N, C)
+    states = (trunk or model.hidden_states)(input_ids)  # (B, T, C)
+    hidden = states[tokens.rows, tokens.predicting_index]  # (N, C)
     drawn_ids = input_ids[tokens.rows, tokens.predicting_index + 1]
     drawn, entropies = token_logprobs(model, hidden, drawn_ids, temperature, never_sampled_ids)
     return tokens.to_rows(drawn), tokens.to_rows(entropies)
@@ -88,12 +92,19 @@ def token_logprobs(
 
 
 def response_values(
-    critic: RewardModel, input_ids: Tensor, prompt_lengths: Tensor, response_lengths: Tensor
+    critic: RewardModel,
+    input_ids: Tensor,
+    prompt_lengths: Tensor,
+    response_lengths: Tensor,
+    trunk: Trunk | None = None,
 ) -> Tensor:
     """(B, R) fp32 values of the states before each response token, 0 beyond a response's end.
 
     Arguments as ``response_logprobs``. The first value of a row is that of its prompt.
     """
     tokens = ResponseTokens.locate(prompt_lengths, response_lengths)
-    values = critic.token_scores(input_ids).float()  # (B, T)
+    if trunk is None:
+        values = critic.token_scores(input_ids).float()  # (B, T)
+    else:
+        values = apply_head(critic.score, trunk(input_ids)).squeeze(-1).float()
     return tokens.to_rows(values[tokens.rows, tokens.predicting_index])

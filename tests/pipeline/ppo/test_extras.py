@@ -167,3 +167,21 @@ def test_a_critic_may_start_as_the_policy_and_know_nothing(
     rows = train(trainer)
     assert rows[0]["val/explained_var"] == pytest.approx(0, abs=1e-6)
     assert trainer.critic.score.weight.abs().max().item() > 0
+
+
+# --- compiled forwards ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_compiled_forwards_train_the_same_policy(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    small = {"learning_rate": 1e-4, "critic_learning_rate": 1e-4}
+    plain = make_trainer(config.model_copy(update=small))
+    compiled = make_trainer(config.model_copy(update=small | {"compile": True}))
+    expected, found = train(plain), train(compiled)
+    assert len(compiled.forwards.compiled) == 3  # policy, reference, critic
+    for name in ("objective/scores", "objective/kl", "loss/value_avg", "loss/policy_avg"):
+        assert found[-1][name] == pytest.approx(expected[-1][name], rel=1e-3, abs=1e-4), name
+    for one, other in zip(weights(plain), weights(compiled), strict=True):
+        torch.testing.assert_close(one, other, atol=5e-5, rtol=0)
