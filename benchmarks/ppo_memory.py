@@ -5,7 +5,7 @@
 
 On a GPU an update is made and its peak is measured. Without one the peak is computed from tensors:
 weights, adapters, gradients and the optimizers' memory by their sizes; what a training forward
-keeps for its backward by a real forward under autocast to bf16, of few tokens, in proportion; the
+keeps for its backward by real forwards under autocast to bf16, of few tokens, in proportion; the
 sampler's cache by its shape; logits by theirs. What is computed leaves out what an allocator
 wastes. The last line is one JSON object.
 """
@@ -30,7 +30,7 @@ from pipeline.tokenizer import Tokenizer, train_tokenizer
 
 EPISODES, PROMPT_TOKENS, RESPONSE_TOKENS = 64, 64, 64
 TOKENS_AT_ONCE = 2048  # of a training forward
-MEASURED_TOKENS = 256
+MEASURED_TOKENS = (64, 256)
 VOCAB = 50_260
 BYTES = 4  # weights, adapters and optimizers are fp32
 ADAM = 2  # moments
@@ -53,7 +53,7 @@ def make_roles(sizes: dict[str, int], device: torch.device) -> Roles:
     return Roles(policy, AdapterView(adapters, None), scorer, critic)
 
 
-def saved_bytes_a_token(policy: LanguageModel, device: torch.device) -> float:
+def saved_bytes(policy: LanguageModel, tokens: int, device: torch.device) -> int:
     """What a training forward of the trunk keeps for its backward, by real tensors."""
     inner = policy.adapters.inner if isinstance(policy, AdapterView) else policy
     weights = {weight.untyped_storage().data_ptr() for weight in inner.parameters()}
@@ -67,16 +67,29 @@ def saved_bytes_a_token(policy: LanguageModel, device: torch.device) -> float:
             alive.append(tensor)  # so that no later tensor gets its address
         return tensor
 
-    ids = torch.zeros(2, MEASURED_TOKENS // 2, dtype=torch.long, device=device)
+    ids = torch.zeros(2, tokens // 2, dtype=torch.long, device=device)
     with (
         torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor),
         torch.autocast(device.type, torch.bfloat16),
     ):
         policy.hidden_states(ids)
-    return sum(kept.values()) / MEASURED_TOKENS
+    return sum(kept.values())
 
 
-def computed(roles: Roles, sizes: dict[str, int], saved_per_token: float) -> dict[str, float]:
+def activation_bytes(policy: LanguageModel, device: torch.device) -> dict[str, float]:
+    """What a training forward of ``TOKENS_AT_ONCE`` tokens keeps: for each token, and anyway.
+
+    Kept anyway are the frozen weights as autocast rounds them, for the gradient of their inputs.
+    """
+    few, many = (saved_bytes(policy, tokens, device) for tokens in MEASURED_TOKENS)
+    a_token = (many - few) / (MEASURED_TOKENS[1] - MEASURED_TOKENS[0])
+    rounded = few - a_token * MEASURED_TOKENS[0]
+    return {"rounded weights": rounded, "activations": a_token * TOKENS_AT_ONCE}
+
+
+def computed(
+    roles: Roles, sizes: dict[str, int], activations: dict[str, float]
+) -> dict[str, float]:
     """Bytes by what they are for."""
     policy = roles.policy
     assert isinstance(policy, AdapterView)
@@ -99,7 +112,7 @@ def computed(roles: Roles, sizes: dict[str, int], saved_per_token: float) -> dic
         "optimizers": trained * ADAM * BYTES,
     }
     rollout = {"sampler's cache": cache, "logits of a step": 3 * EPISODES * VOCAB * BYTES}
-    training = {"activations": saved_per_token * TOKENS_AT_ONCE, "logits": logits}
+    training = {**activations, "logits": logits}
     peak = sum(static.values()) + max(sum(rollout.values()), sum(training.values()))
     return {**static, **rollout, **training, "peak": peak}
 
@@ -144,8 +157,7 @@ def main() -> None:
     roles = make_roles(sizes, device)
     result: dict[str, Any] = {"preset": name, "episodes": EPISODES, "torch": torch.__version__}
     result |= {"tokens": [PROMPT_TOKENS, RESPONSE_TOKENS], "tokens_at_once": TOKENS_AT_ONCE}
-    saved = saved_bytes_a_token(roles.policy, device)
-    parts = computed(roles, sizes, saved)
+    parts = computed(roles, sizes, activation_bytes(roles.policy, device))
     for part, size in parts.items():
         print(f"  {part:<18}{size / 1e9:8.3f} GB")
     result |= {"kind": "computed", "peak_gb": parts["peak"] / 1e9}

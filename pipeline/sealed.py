@@ -49,3 +49,9 @@ def _index(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     files = {name: file_sha256(folder / name) for name in list_files(folder) if name != INDEX}
     index = {"values": values, "files": files}
     return {**index, "checksum": hash_json(index)}
+
+
+def keys_in(folder: Path) -> set[str]:
+    """The keys of the sealed folders in ``folder``: which runs' snapshots they are."""
+    found = (sealed_values(path) for path in folder.glob("*-*"))
+    return {values["key"] for values in found if values is not None and "key" in values}

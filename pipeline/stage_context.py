@@ -50,6 +50,7 @@ from pipeline.errors import UserError
 from pipeline.precision import autocast_of, forget_accelerate, precision_of
 from pipeline.progress import Progress
 from pipeline.run_lock import run_lock
+from pipeline.sealed import keys_in
 
 if TYPE_CHECKING:
     import accelerate
@@ -84,6 +85,7 @@ class StageContext:
         self._started = time.monotonic()
         self._earlier_seconds = 0.0  # of the same work, before it was killed
         self._metrics: IO[str] | None = None
+        self._spoke_of_snapshots = False
 
     @property
     def data_root(self) -> Path:
@@ -200,7 +202,13 @@ class StageContext:
     def progress(self, total: int, label: str) -> Progress:
         """A bar of ``total`` steps, or lines when not on a terminal; the leader's only."""
         silent = None if self.is_leader else io.StringIO()
-        return Progress(total, f"{self.links.stage}: {label}", silent)
+        made = Progress(total, f"{self.links.stage}: {label}", silent)
+        keys = keys_in(self.checkpoints_folder)
+        if keys and self.identity.key not in keys and not self._spoke_of_snapshots:
+            left = "what a killed run left was of another config, seed or input"
+            made.say(f"{self.links.stage}: starts over: {left}")
+        self._spoke_of_snapshots = True
+        return made
 
     @property
     def elapsed_seconds(self) -> float:

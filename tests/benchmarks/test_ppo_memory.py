@@ -28,4 +28,7 @@ def test_the_parts_are_those_of_the_tensors(quick_run: QuickRun) -> None:
     least = layers * width * (2 * 4 + (3 + 4) * 2) * figures["tokens_at_once"]
     assert least / 1e9 < parts["activations"] < 10 * least / 1e9
     static = sum(parts[name] for name in ("weights", "adapters", "gradients", "optimizers"))
-    assert figures["peak_gb"] == pytest.approx(static + parts["activations"] + parts["logits"])
+    # The matrices of all linear layers, in bf16.
+    assert parts["rounded weights"] == pytest.approx(2 * layers * 12 * width**2 / 1e9, rel=0.1)
+    training = sum(parts[name] for name in ("rounded weights", "activations", "logits"))
+    assert figures["peak_gb"] == pytest.approx(static + training)

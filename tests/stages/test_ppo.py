@@ -149,6 +149,26 @@ def test_how_a_run_went_is_written_down(tmp_path: Path, tiny_model_folder: Path)
     assert all(json.loads(line)["rewards/brief"] < 0 for line in lines)
 
 
+def test_a_killed_run_whose_config_changed_says_that_it_starts_over(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_folder = make_run(tmp_path, tiny_model_folder)
+    config = make_config(checkpoint_every_updates=1)
+    monkeypatch.setattr(ppo, "write_training", lambda stage, trainer: exit(7))
+    for _ in range(2):  # killed at its end; then again, and it goes on in silence
+        with pytest.raises(SystemExit):
+            ppo.run(config, run_folder)
+        assert "starts over" not in capsys.readouterr().out
+    monkeypatch.undo()
+    ppo.run(make_config(checkpoint_every_updates=1, kl_coef=0.3), run_folder)
+    assert "ppo: starts over: what a killed run left was of another" in capsys.readouterr().out
+    lines = (run_folder / "ppo" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
 def test_a_collapsed_run_publishes_the_best_weights(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
