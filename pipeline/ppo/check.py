@@ -25,6 +25,7 @@ from pipeline.tokenizer import Tokenizer
 FP32_MEAN_LIMIT, FP32_MAX_LIMIT = 1e-5, 1e-4
 BF16_MEAN_LIMIT = 1e-3
 EXACT_SAMPLER_LIMIT = 1e-4
+STALE_SAMPLER_LIMIT = 1e-6  # half the mean squared gap
 REFERENCE_MEAN_LIMIT = 1e-6  # equal weights, equal batches: not even rounding differs
 SAMPLER_MEAN_LIMIT = 0.1  # the sampler runs in fp32, so this holds the error of bf16 too
 
@@ -48,6 +49,15 @@ def check_arguments(
         raise UserError("ppo", "there is no prompt to train on.", "supply at least one prompt.")
     check_context(policy, prompt_ids, response_tokens)
     models = [policy, *other_models]
+    for model in models:
+        ids = getattr(model, "trunk", model).vocab_size
+        if ids != policy.vocab_size or ids < tokenizer.vocab_size:
+            raise UserError(
+                "ppo",
+                f"a model has {ids} token ids, the policy {policy.vocab_size} and the tokenizer "
+                f"{tokenizer.vocab_size}.",
+                "train the reward model from the policy: all models share one tokenizer.",
+            )
     if len({id(model) for model in models}) < len(models):
         raise UserError(
             "ppo",
@@ -194,6 +204,21 @@ def check_sampler(experience: Experience) -> None:
             "ppo",
             f"sampler and trainer differ by {float(gap.mean()):.2g} nats a token.",
             "sample with the same temperature, without top-k or top-p, from the same weights.",
+        )
+
+
+def check_sampler_weights(first_approx_kl: float, update: int) -> None:
+    """Raises UserError where the sampler, whose log-probabilities are used, has fallen behind.
+
+    Args:
+        first_approx_kl: of an update's first step: half the mean squared gap between what the
+            sampler said and what the policy says, which is 0 if they are one.
+    """
+    if not first_approx_kl <= STALE_SAMPLER_LIMIT:
+        raise UserError(
+            "ppo",
+            f"the responses of update {update + 1} were not drawn from the present policy.",
+            "make the rollout engine's sync_weights take over the policy's weights.",
         )
 
 

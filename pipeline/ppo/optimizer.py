@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.optim import AdamW
+
+from pipeline.training import Schedule
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, epsilon: float) -> AdamW:
@@ -25,3 +29,11 @@ def clip_and_step(optimizer: AdamW, max_grad_norm: float, decay: float) -> Tenso
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+def decay_at(step: int, steps: int, shape: Literal["linear", "constant"]) -> float:
+    """What the learning rates are multiplied by at ``step`` (0 is the first of ``steps``).
+
+    1 at first; linear decay ends at 0, and the last step is the one before 0 is reached.
+    """
+    return 1.0 if shape == "constant" else Schedule(steps, shape="linear").factor(step)

@@ -17,7 +17,13 @@ from torch import Tensor
 from pipeline.checkpoints import Checkpoints
 from pipeline.errors import UserError
 from pipeline.language_model import LanguageModel
-from pipeline.ppo.check import check_before_training, check_scores, check_shares
+from pipeline.ppo.check import (
+    check_before_training,
+    check_sampler,
+    check_sampler_weights,
+    check_scores,
+    check_shares,
+)
 from pipeline.ppo.experience import Experience, ScoredRollout, with_advantages
 from pipeline.ppo.forwards import Forwards
 from pipeline.ppo.losses import (
@@ -28,7 +34,7 @@ from pipeline.ppo.losses import (
 )
 from pipeline.ppo.metrics import Stopwatch, evaluation_metrics, experience_metrics
 from pipeline.ppo.monitor import Monitor
-from pipeline.ppo.optimizer import clip_and_step, make_optimizer
+from pipeline.ppo.optimizer import clip_and_step, decay_at, make_optimizer
 from pipeline.ppo.pretraining import RowsOfStep, add_pretraining_gradient
 from pipeline.ppo.processes import Processes
 from pipeline.ppo.resume import Keeper, Progress
@@ -40,7 +46,6 @@ from pipeline.ppo_config import PPOConfig
 from pipeline.reward import RewardModel
 from pipeline.sampling import SamplingSettings
 from pipeline.tokenizer import Tokenizer
-from pipeline.training import Schedule
 
 Metrics = dict[str, float]
 StepMetrics = dict[str, Tensor]
@@ -175,8 +180,7 @@ class PPOTrainer:
 
             # Rewards per token, then advantages, whitened over the whole batch.
             experience = with_advantages(batch, args, self.kl_coef)
-            if update == 0:
-                self.check(experience)
+            self.check(experience) if update == 0 else check_sampler(experience)
             metrics = experience_metrics(experience, self.kl_coef) | evaluation
             self.keeper.keep_best(update, metrics, args)
 
@@ -252,6 +256,8 @@ class PPOTrainer:
             self.steps_done = update * len(order) + index
             steps.append(self.step(experience.select(indices), update))
             moved = float(steps[-1]["policy/approxkl_avg"])
+            if index == 0 and self.sampler_is_exact:
+                check_sampler_weights(moved, update)
             if args.max_approx_kl is not None and moved > args.max_approx_kl:
                 break
         self.steps_done = (update + 1) * len(order)
@@ -321,13 +327,8 @@ class PPOTrainer:
         }
 
     def decay(self) -> float:
-        """What both learning rates are multiplied by now: 1 at first; linear decay ends at 0.
-
-        The last step is the one before 0 is reached.
-        """
-        if self.args.lr_scheduler_type == "constant":
-            return 1.0
-        return Schedule(self.optimizer_steps, shape="linear").factor(self.steps_done)
+        """What both learning rates are multiplied by now."""
+        return decay_at(self.steps_done, self.optimizer_steps, self.args.lr_scheduler_type)
 
     # --- where the run stands ---------------------------------------------------------------------
 

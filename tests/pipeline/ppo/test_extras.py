@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pipeline.language_model import LanguageModel
-from pipeline.model import GPT
+from pipeline.model import GPT, GPTConfig
 from pipeline.ppo import PPOConfig, PPOTrainer
+from pipeline.reward import RewardModel
 from pipeline.sampling import Generation, SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
 
@@ -135,6 +136,42 @@ def test_an_engine_with_other_weights_is_refused(
     trainer = make_trainer(rollout_engine=Stale(make_policy(seed=99), tokenizer))
     with pytest.raises(UserError, match="sampler and trainer differ"):
         trainer.train()
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_an_engine_that_falls_behind_is_noticed(
+    make_trainer: MakeTrainer,
+    make_policy: Callable[..., GPT],
+    config: PPOConfig,
+    tokenizer: Tokenizer,
+    rounded: bool,
+) -> None:
+    """At first its weights are the policy's, so that only a later update can show it."""
+    from pipeline.errors import UserError
+
+    class Forgetful(OtherEngine):
+        def sync_weights(self, policy: LanguageModel) -> None:
+            pass
+
+    fast = config.model_copy(update={"learning_rate": 3e-2, "total_episodes": 80})
+    rows: list[dict[str, float]] = []
+    more: dict[str, Any] = {"on_update": lambda update, metrics: rows.append(metrics)}
+    if rounded:  # log-probabilities are computed anew, and the gap is measured
+        more["autocast"] = lambda: torch.autocast("cpu", torch.bfloat16)
+    trainer = make_trainer(fast, rollout_engine=Forgetful(make_policy(), tokenizer), **more)
+    match = "sampler and trainer differ" if rounded else "not drawn from the present policy"
+    with pytest.raises(UserError, match=match):
+        trainer.train()
+    assert len(rows) >= 1
+
+
+@pytest.mark.parametrize("ids", [20, 310])
+def test_a_model_of_another_vocabulary_is_refused(make_trainer: MakeTrainer, ids: int) -> None:
+    from pipeline.errors import UserError
+
+    other = RewardModel(GPT(GPTConfig(ids, context_tokens=48, layers=1, heads=2, width=16)))
+    with pytest.raises(UserError, match=f"a model has {ids} token ids, the policy 300"):
+        make_trainer(reward_model=other)
 
 
 def test_the_samplers_log_probabilities_are_used_where_they_are_the_trainers(

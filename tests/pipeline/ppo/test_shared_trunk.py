@@ -61,7 +61,7 @@ def model(
 
 
 def trained_reward_model(model: LanguageModel, folder: Path, tokenizer: Tokenizer) -> None:
-    """A reward model in ``folder`` that adapters made from ``model``, normalized as in the stage."""
+    """In ``folder``: a reward model that adapters made of ``model``, normalized by the stage."""
     reward_model = RewardModel(copy.deepcopy(model), torch.Generator().manual_seed(1), ["rude"])
     add_reward_adapters(reward_model, LORA, seed=2)
     generator = torch.Generator().manual_seed(3)
