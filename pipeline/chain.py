@@ -35,12 +35,19 @@ TABLE = (
     StageLinks("sample", "samples", ("sft", "data")),
     StageLinks("label", "labels", ("samples", "data")),
     StageLinks("reward", "reward", ("sft", "labels", "data")),
+    StageLinks("dpo", "dpo", ("sft", "labels")),
+    StageLinks("rloo", "rloo", ("sft", "reward", "data")),
+    StageLinks("best_of_n", "best_of_n", ("sft", "reward", "data")),
     StageLinks("ppo", "ppo", ("sft", "reward", "data")),
     StageLinks("compare", "compare", ("base", "sft", "ppo", "reward", "data")),
 )
 STAGES = tuple(links.stage for links in TABLE)
 # Those that can run in several processes.
-PARALLEL_STAGES = ("pretrain", "classify", "sft", "reward", "ppo")
+PARALLEL_STAGES = ("pretrain", "classify", "sft", "reward", "dpo", "ppo")
+# Those that a run has only where its config has their section.
+OPTIONAL_STAGES = ("classify", "dpo", "rloo", "best_of_n")
+# The folders that compare compares, in the order of the chain, where they are made.
+CHECKPOINTS = ("base", "sft", "dpo", "rloo", "best_of_n", "ppo")
 
 # What decides nothing. Where the labels are stored (their content decides) may name a host, too.
 _NOT_IN_SECTION = {
@@ -49,20 +56,26 @@ _NOT_IN_SECTION = {
     "classify": {"checkpoint_every_steps"},
     "sft": {"checkpoint_every_steps"},
     "reward": {"checkpoint_every_steps"},
+    "dpo": {"checkpoint_every_steps"},
+    "rloo": {"checkpoint_every_updates"},
     "ppo": {"checkpoint_every_updates"},
 }
+# What other sections decide for a stage: how compare samples, and which rankings there are to
+# learn from and to hold out.
+_SAMPLING = {"max_prompts", "max_response_tokens", "temperature", "top_p"}
+_RANKINGS = {"own_labels", "preferences", "held_out_labelers", "validation_fraction"}
 
 
 def chain_of(config: RunConfig) -> tuple[StageLinks, ...]:
     """The stages of this run in order.
 
-    ``base`` is made by pretrain or import_base. A classifier is made where the config asks for one,
-    as soon as there is what it starts from. Where the reward model learns from preferences that
-    others collected alone, nothing is sampled and labeled.
+    ``base`` is made by pretrain or import_base. A classifier and what stands beside PPO are made
+    where the config has their section, the classifier as soon as there is what it starts from.
+    Where the reward model learns from preferences that others collected alone, nothing is sampled
+    and labeled.
     """
     absent = {"import_base" if config.import_base is None else "pretrain"}
-    if config.classify is None:
-        absent.add("classify")
+    absent |= {stage for stage in OPTIONAL_STAGES if getattr(config, stage) is None}
     if not config.reward.own_labels:
         absent |= {"sample", "label"}
     stages = [links.stage for links in TABLE if links.stage not in absent]
@@ -77,9 +90,17 @@ def links_of(stage: str, config: RunConfig) -> StageLinks:
     links = {links.stage: links for links in TABLE}[stage]
     if stage == "classify" and config.classify is not None:
         return replace(links, reads=(config.classify.start,))
+    if stage == "compare":
+        return replace(links, reads=(*checkpoints_of(config), "reward", "data"))
     if config.reward.own_labels:
         return links
     return replace(links, reads=tuple(folder for folder in links.reads if folder != "labels"))
+
+
+def checkpoints_of(config: RunConfig) -> tuple[str, ...]:
+    """The folders that compare compares in this run, in the order of the chain."""
+    absent = {stage for stage in OPTIONAL_STAGES if getattr(config, stage) is None}
+    return tuple(folder for folder in CHECKPOINTS if folder not in absent)
 
 
 def maker_of(folder: str, config: RunConfig) -> str:
@@ -99,12 +120,18 @@ def section_values(stage: str, config: RunConfig) -> dict[str, JsonValue]:
         UserError: the config has no such section, as for pretrain where import_base is given.
     """
     section = getattr(config, stage)
-    if section is None and stage == "classify":
-        raise UserError(stage, "the config has no such section.", "add it: classify.source, …")
+    if section is None and stage in OPTIONAL_STAGES:
+        example = "classify.source, …" if stage == "classify" else f"{stage}={{}}."
+        raise UserError(stage, "the config has no such section.", f"add it: {example}")
     if section is None:
         other = "import_base" if stage == "pretrain" else "pretrain"
         raise UserError(stage, f"the config makes its base by {other}.", f"run {other} instead.")
-    return section.model_dump(mode="json", exclude=_NOT_IN_SECTION.get(stage))
+    values = section.model_dump(mode="json", exclude=_NOT_IN_SECTION.get(stage))
+    if stage == "best_of_n":
+        values["sampling"] = config.compare.model_dump(mode="json", include=_SAMPLING)
+    if stage == "dpo":
+        values["rankings"] = config.reward.model_dump(mode="json", include=_RANKINGS)
+    return values
 
 
 def external_files(stage: str, config: RunConfig) -> dict[str, Path]:
@@ -147,7 +174,7 @@ def _files_below(where: str, root: Path, path: str, name: str) -> dict[str, Path
 
 def _text_sources(stage: str, config: RunConfig) -> dict[str, TextSource]:
     """The files and datasets that a stage reads rows from, by name."""
-    if stage == "reward":
+    if stage in ("reward", "dpo"):
         return {f"preferences/{i}": source for i, source in enumerate(config.reward.preferences)}
     if stage == "classify" and config.classify is not None:
         return {"source": config.classify.source}

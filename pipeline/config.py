@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
+from pipeline.alternatives_config import BestOfNSection, DpoSection, RlooSection
 from pipeline.config_types import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
 from pipeline.ppo_config import PPOConfig
 from pipeline.reward_config import LoraSection, RewardSection
@@ -305,6 +306,9 @@ class RunConfig(Section):
     sample: SampleSection = SampleSection()
     label: LabelSection = LabelSection()
     reward: RewardSection = RewardSection()
+    dpo: DpoSection | None = None
+    rloo: RlooSection | None = None
+    best_of_n: BestOfNSection | None = None
     ppo: PPOConfig = PPOConfig()
     compare: CompareSection = CompareSection()
 
@@ -314,6 +318,17 @@ class RunConfig(Section):
             raise ValueError("give either pretrain or import_base: one of them makes the base")
         if self.pretrain is not None and self.data.tinyworld is None and not self.data.corpus:
             raise ValueError("pretrain needs data.corpus to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_divide(self) -> RunConfig:
+        pairs = (self.dpo and self.dpo.batch_pairs) or 0
+        device = (self.dpo and self.dpo.per_device_batch_pairs) or 1
+        if pairs % (device * self.processes):
+            raise ValueError(
+                f"dpo.batch_pairs {pairs} is not divisible by {self.processes} processes of "
+                f"{device} pairs (per_device_batch_pairs)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from pipeline.ppo.logprobs import response_logprobs
 from pipeline.records import Prompt
 from pipeline.reward import RewardModel, score_rows
 from pipeline.reward_batches import pad_rows
-from pipeline.sampling import SamplingSettings, generate, response_texts
+from pipeline.sampling import SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
 
 Ids = Sequence[int]
@@ -32,37 +32,70 @@ class Instruments:
     judge: Judge | None
 
 
-def measure(
+@dataclass(frozen=True)
+class Answer:
+    """A response as sampled, the end token included, and how far its policy moved to give it.
+
+    ``kl_to_sft``: log pi − log pi_sft, in nats, or a bound on its mean where it has no value.
+    """
+
+    ids: list[int]
+    finished: bool
+    kl_to_sft: float
+
+
+def sample_answers(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     sampling: SamplingSettings,
-    instruments: Instruments,
-) -> list[JudgedResponse]:
-    """One response to each prompt, with everything that the report needs.
+    sft: LanguageModel,
+) -> list[Answer]:
+    """One response of the model to each prompt.
 
     Raises:
-        UserError: a prompt does not fit the context; the reward model's score is not a number.
+        UserError: a prompt does not fit the context.
     """
     prompt_ids = [tokenizer.encode_prompt(prompt.prompt) for prompt in prompts]
     generation = generate(model, prompt_ids, seeds, sampling, tokenizer)
-    texts = response_texts(generation, tokenizer)
     lengths: list[int] = generation.lengths.tolist()
     response_ids = [
         row[:length] for row, length in zip(generation.ids.tolist(), lengths, strict=True)
     ]
     own, reference = (
         total_logprobs(policy, prompt_ids, response_ids, sampling, tokenizer)
-        for policy in (model, instruments.sft)
+        for policy in (model, sft)
     )
+    finished: list[bool] = generation.finished.tolist()
+    return [
+        Answer(ids, done, log_pi - log_sft)
+        for ids, done, log_pi, log_sft in zip(response_ids, finished, own, reference, strict=True)
+    ]
+
+
+def measure(
+    answers: Sequence[Answer],
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    sampling: SamplingSettings,
+    instruments: Instruments,
+) -> list[JudgedResponse]:
+    """The responses to each prompt, with everything that the report needs.
+
+    Raises:
+        UserError: the reward model's score is not a number.
+    """
+    prompt_ids = [tokenizer.encode_prompt(prompt.prompt) for prompt in prompts]
+    response_ids = [answer.ids for answer in answers]
+    texts = [tokenizer.decode(ids) for ids in response_ids]
     losses = text_losses(instruments.base, texts, tokenizer, sampling.batch_rows)
     rewards = finite_scores(
         instruments.reward_model, prompt_ids, response_ids, tokenizer.pad_id, sampling.batch_rows
     )
     responses: list[JudgedResponse] = []
     for index, prompt in enumerate(prompts):
-        finished = bool(generation.finished[index])
+        finished = answers[index].finished
         judge = instruments.judge
         verdict = judge.judge(prompt, texts[index], finished) if judge else None
         responses.append(
@@ -71,11 +104,11 @@ def measure(
                 prompt=prompt.prompt,
                 text=texts[index],
                 finished=finished,
-                length_tokens=lengths[index],
+                length_tokens=len(response_ids[index]),
                 rating=verdict.rating if verdict else None,
                 answers=verdict.flags if verdict else {},
                 reward=rewards[index],
-                kl_to_sft=own[index] - reference[index],
+                kl_to_sft=answers[index].kl_to_sft,
                 token_losses=losses[index],
             )
         )
@@ -96,13 +129,15 @@ def finite_scores(
     """
     rows = [[*prompt, *response] for prompt, response in zip(prompt_ids, response_ids, strict=True)]
     scores: list[float] = score_rows(model, rows, pad_id, batch_rows).tolist()
-    if not all(map(math.isfinite, scores)):
-        raise UserError(
-            "reward",
-            "its model gives scores that are not numbers.",
-            "train it again (--from reward).",
-        )
+    require_finite(scores)
     return scores
+
+
+def require_finite(scores: Sequence[float]) -> None:
+    """Raises UserError where a score of the reward model is not a finite number."""
+    if not all(map(math.isfinite, scores)):
+        problem = "its model gives scores that are not numbers."
+        raise UserError("reward", problem, "train it again (--from reward).")
 
 
 def total_logprobs(

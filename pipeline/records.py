@@ -96,6 +96,21 @@ class SampleSet(Row):
         return self
 
 
+class ChosenResponse(Row):
+    """The best of ``n`` responses to a prompt, and the score it was chosen by.
+
+    ``ids`` are the tokens as sampled, the end token included where the response has one.
+    """
+
+    prompt_id: Text
+    prompt: Text
+    text: str
+    ids: list[int]
+    finished: bool
+    reward: float
+    n: int = Field(ge=2)
+
+
 class RankedResponse(Row):
     """A response as it stands in a ranking.
 

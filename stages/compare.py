@@ -3,7 +3,8 @@
     python -m stages.compare configs/quickstart.yaml
     accelerate launch -m stages.compare configs/quickstart.yaml
 
-Reads base, sft, ppo, reward and data; writes compare/: ``report.json``, ``report.html`` for who
+Reads base, sft, ppo and what else was optimized (dpo, rloo, best_of_n), reward and data; writes
+compare/: ``report.json``, ``report.html`` for who
 must decide, and ``responses.jsonl`` with every response. Each checkpoint answers each held-out
 prompt once, with the same seed.
 """
@@ -17,13 +18,15 @@ from pathlib import Path
 
 import torch
 
+from pipeline.best_of_n import divergence_bound
+from pipeline.chain import checkpoints_of
 from pipeline.comparison import CheckpointResult, build_report
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.hugging_face import load_language_model
 from pipeline.judges import Judge, OverlapJudge, RubricJudge
-from pipeline.measurement import Instruments, measure
-from pipeline.records import Prompt, read_rows
+from pipeline.measurement import Answer, Instruments, measure, sample_answers
+from pipeline.records import ChosenResponse, Prompt, read_rows
 from pipeline.report import render_html
 from pipeline.reward_files import load_reward_model
 from pipeline.sampling import SamplingSettings
@@ -32,8 +35,8 @@ from pipeline.tinyworld import build_world, world_constants
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 3
-CHECKPOINTS = ("base", "sft", "ppo")  # in the order of the chain
+VERSION = 4
+BEST_OF_N = "best_of_n"  # responses that were chosen: it has no model
 
 
 def run(config: RunConfig, run_folder: Path) -> None:
@@ -56,11 +59,19 @@ def run(config: RunConfig, run_folder: Path) -> None:
             judge=make_judge(config),
         )
         results: list[CheckpointResult] = []
-        with stage.progress(len(CHECKPOINTS), "checkpoints") as progress:
-            for name in CHECKPOINTS:
-                model = load_language_model(stage.input(name)).to(stage.device)
-                tokenizer = Tokenizer.load(stage.input(name))
-                responses = measure(model, tokenizer, prompts, seeds, sampling, instruments)
+        names = checkpoints_of(config)
+        with stage.progress(len(names), "checkpoints") as progress:
+            for name in names:
+                folder = stage.input("sft" if name == BEST_OF_N else name)
+                tokenizer = Tokenizer.load(folder)
+                if name == BEST_OF_N:
+                    answers = chosen_answers(stage.input(name) / "responses.jsonl", prompts)
+                else:
+                    model = load_language_model(folder).to(stage.device)
+                    answers = sample_answers(
+                        model, tokenizer, prompts, seeds, sampling, instruments.sft
+                    )
+                responses = measure(answers, tokenizer, prompts, sampling, instruments)
                 results.append(CheckpointResult(name, name, responses))
                 progress.advance()
         report = build_report(
@@ -86,6 +97,15 @@ def heldout_prompts(path: Path, limit: int) -> list[Prompt]:
     return sorted(prompts, key=lambda prompt: prompt.prompt_id)[:limit]
 
 
+def chosen_answers(path: Path, prompts: Sequence[Prompt]) -> list[Answer]:
+    """What the stage best_of_n chose for each prompt; its divergence is the known bound."""
+    chosen = {row.prompt_id: row for row in read_rows(path, ChosenResponse)}
+    return [
+        Answer(row.ids, row.finished, divergence_bound(row.n))
+        for row in (chosen[prompt.prompt_id] for prompt in prompts)
+    ]
+
+
 def make_judge(config: RunConfig) -> Judge | None:
     """Who rates; None where the reward model decides alone."""
     if config.compare.judge == "reward":
@@ -107,6 +127,9 @@ def settings(config: RunConfig, judge: Judge | None, prompt_count: int) -> dict[
         "perplexity": "of the response's text alone under the base; prompt and end token left out",
         "base": "is shown the same prompts, with marks that it never saw in its own training",
     }
+    if config.best_of_n is not None:
+        values["best_of_n"] = config.best_of_n.model_dump(exclude={"batch_rows"})
+        values["kl_to_sft"] = f"{values['kl_to_sft']}; of best_of_n the bound log n − (n − 1)/n"
     if judge is not None and judge.questions:
         values["questions"] = judge.questions
     if config.data.tinyworld is not None:

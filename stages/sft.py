@@ -13,13 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import RunConfig, SftSection
-from pipeline.fine_tuning import Run, fine_tune, step_count
+from pipeline.fine_tuning import fine_tune, step_count
 from pipeline.hugging_face import context_tokens_of, save_language_model
 from pipeline.precision import forget_accelerate
 from pipeline.records import Demonstration, read_rows
 from pipeline.sft import SftRow, encode_demonstrations, validation_prompts
 from pipeline.stage_context import StageContext, open_stage
 from pipeline.tokenizer import Tokenizer
+from pipeline.trainer_run import Run
 from stages.cli import stage_main
 
 VERSION = 2

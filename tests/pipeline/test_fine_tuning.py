@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.config import LoraSection, SftSection
 from pipeline.errors import UserError
-from pipeline.fine_tuning import Run, fine_tune, make_trainer, step_count, trainer_arguments
+from pipeline.fine_tuning import fine_tune, make_trainer, step_count, trainer_arguments
 from pipeline.gpt2_format import load_gpt, save_gpt
 from pipeline.language_model import LanguageModel
 from pipeline.model import GPT
 from pipeline.records import Demonstration
 from pipeline.sft import SftRow, encode_demonstration
 from pipeline.tokenizer import Tokenizer
+from pipeline.trainer_run import Run
 
 DEMONSTRATIONS = [
     Demonstration(prompt="Where does the fox live?", response="It lives in the old mill."),

@@ -9,10 +9,17 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from pipeline.comparison import JudgedResponse
 from pipeline.errors import UserError
 from pipeline.gpt2_format import load_gpt
 from pipeline.judges import OverlapJudge
-from pipeline.measurement import Instruments, continuation_logprobs, measure, text_losses
+from pipeline.measurement import (
+    Instruments,
+    continuation_logprobs,
+    measure,
+    sample_answers,
+    text_losses,
+)
 from pipeline.model import GPT
 from pipeline.records import Prompt
 from pipeline.reward import RewardModel
@@ -89,16 +96,23 @@ def instruments(folder: Path, judge: OverlapJudge | None = None) -> Instruments:
     return Instruments(load_gpt(folder), load_gpt(folder), reward_model, judge)
 
 
+def sample_and_measure(
+    model: GPT, tokenizer: Tokenizer, prompts: list[Prompt], seeds: list[int], tools: Instruments
+) -> list[JudgedResponse]:
+    answers = sample_answers(model, tokenizer, prompts, seeds, SETTINGS, tools.sft)
+    return measure(answers, tokenizer, prompts, SETTINGS, tools)
+
+
 def test_a_policy_has_no_divergence_from_itself(
     tiny_model_folder: Path, tiny_tokenizer: Tokenizer
 ) -> None:
     """Exactly 0, not about 0; a moved policy has one, and it is that of its own samples."""
     model, tools = load_gpt(tiny_model_folder), instruments(tiny_model_folder)
-    same = measure(model, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+    same = sample_and_measure(model, tiny_tokenizer, PROMPTS, [1, 2, 3], tools)
     assert [row.kl_to_sft for row in same] == [0.0, 0.0, 0.0]
     with torch.no_grad():
         model.ln_f.bias.add_(torch.linspace(-0.3, 0.3, 32))
-    moved = measure(model, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+    moved = sample_and_measure(model, tiny_tokenizer, PROMPTS, [1, 2, 3], tools)
     assert all(row.kl_to_sft != 0 for row in moved)
 
 
@@ -106,7 +120,7 @@ def test_without_a_judge_there_is_no_rating(
     tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
 ) -> None:
     tools = instruments(tiny_model_folder)
-    rows = measure(tiny_gpt, tiny_tokenizer, PROMPTS[:1], [1], SETTINGS, tools)
+    rows = sample_and_measure(tiny_gpt, tiny_tokenizer, PROMPTS[:1], [1], tools)
     assert [(row.rating, row.answers) for row in rows] == [(None, {})]
     assert all(math.isfinite(row.reward) for row in rows)
 
@@ -116,7 +130,7 @@ def test_the_judge_sees_each_response_with_its_own_prompt(
 ) -> None:
     judge = OverlapJudge()
     tools = instruments(tiny_model_folder, judge)
-    rows = measure(tiny_gpt, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+    rows = sample_and_measure(tiny_gpt, tiny_tokenizer, PROMPTS, [1, 2, 3], tools)
     assert [row.prompt_id for row in rows] == ["p0", "p1", "p2"]
     for row, prompt in zip(rows, PROMPTS, strict=True):
         assert row.rating == judge.judge(prompt, row.text, row.finished).rating
@@ -129,7 +143,7 @@ def test_a_broken_reward_model_is_one_line(
     with torch.no_grad():
         tools.reward_model.score.weight.fill_(math.nan)
     with pytest.raises(UserError, match="not numbers"):
-        measure(tiny_gpt, tiny_tokenizer, PROMPTS, [1, 2, 3], SETTINGS, tools)
+        sample_and_measure(tiny_gpt, tiny_tokenizer, PROMPTS, [1, 2, 3], tools)
 
 
 def test_a_text_is_measured_alone_from_a_documents_beginning(

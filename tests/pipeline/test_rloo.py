@@ -1,0 +1,205 @@
+"""RLOO: the ids that were sampled are what is scored, and advantages leave one out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from pipeline.alternatives_config import RlooSection
+from pipeline.errors import UserError
+from pipeline.gpt2_format import load_gpt, save_gpt
+from pipeline.language_model import LanguageModel
+from pipeline.reward import RewardModel
+from pipeline.rloo import Reward, check_prompts, make_trainer, optimize_policy
+from pipeline.tokenizer import Tokenizer
+from pipeline.trainer_run import Run
+
+PROMPTS = ["the fox", "an owl and <|response|> a kite", "plums", "the old mill"]
+SECTION = RlooSection(
+    learning_rate=1e-3,
+    total_episodes=48,
+    batch_size=8,
+    num_generations=4,
+    num_iterations=1,
+    num_mini_batches=2,
+    response_length=10,
+    checkpoint_every_updates=1,
+)
+
+
+def make_run(folder: Path) -> Run:
+    folder.mkdir(exist_ok=True)
+    return Run(folder / "checkpoints", "key", folder / "metrics.jsonl", seed=0, bf16=False)
+
+
+@pytest.fixture
+def reward_model(tiny_model_folder: Path) -> RewardModel:
+    head = torch.Generator().manual_seed(4)
+    return RewardModel(load_gpt(tiny_model_folder), head).eval()
+
+
+class Spy(Reward):
+    """The reward, and everything that it was asked."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.asked: list[tuple[str, list[int], float]] = []
+
+    def __call__(
+        self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: Any
+    ) -> list[float]:
+        scores = super().__call__(prompts, completion_ids)
+        self.asked += [
+            (prompt, list(ids), score)
+            for prompt, ids, score in zip(prompts, completion_ids, scores, strict=True)
+        ]
+        return scores
+
+
+def first_batch(trainer: Any) -> dict[str, torch.Tensor]:
+    """What the trainer made of its first prompts, before any step; minibatches put together."""
+    prompts = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    trainer._prepare_inputs(prompts)
+    parts = trainer._buffered_inputs
+    assert len(parts) == 2
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def test_what_is_scored_is_what_was_sampled(
+    tiny_model_folder: Path,
+    tiny_tokenizer: Tokenizer,
+    reward_model: RewardModel,
+    tmp_path: Path,
+) -> None:
+    """Marks stand around the prompt, are never sampled, and text that spells one is only text."""
+    biased = load_gpt(tiny_model_folder)
+    with torch.no_grad():  # each would be the likeliest token of all
+        biased.wte.weight[list(tiny_tokenizer.never_sampled_ids)] += 3 * biased.ln_f.weight
+    folder = tmp_path / "sft"
+    save_gpt(biased, folder, tiny_tokenizer)
+    spy = Spy(reward_model, tiny_tokenizer, 0.5)
+    trainer = make_trainer(folder, PROMPTS, spy, tiny_tokenizer, SECTION, make_run(tmp_path / "r"))
+    batch = first_batch(trainer)
+
+    assert len(spy.asked) == 8
+    seen = {
+        (
+            tuple(prompt[mask.bool()].tolist()),
+            tuple(response[counted.bool()].tolist()),
+        )
+        for prompt, mask, response, counted in zip(
+            batch["prompt_ids"], batch["prompt_mask"], batch["completion_ids"],
+            batch["completion_mask"], strict=True,
+        )
+    }  # fmt: skip
+    assert seen == {
+        (tuple(tiny_tokenizer.encode_prompt(prompt)), tuple(ids)) for prompt, ids, _ in spy.asked
+    }
+    for prompt, ids, score in spy.asked:
+        assert not set(ids) & set(tiny_tokenizer.never_sampled_ids)
+        assert tiny_tokenizer.eos_id not in ids[:-1]
+        row = torch.tensor([tiny_tokenizer.encode_prompt(prompt) + ids])
+        with torch.no_grad():
+            expected = float(reward_model(row, torch.tensor([row.shape[1]]))[0])
+        expected -= 0.0 if ids[-1] == tiny_tokenizer.eos_id else 0.5
+        assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_response_is_judged_against_the_others_to_its_prompt(
+    tiny_model_folder: Path, tiny_tokenizer: Tokenizer, reward_model: RewardModel, tmp_path: Path
+) -> None:
+    """Before the first step there is no divergence: reward minus the mean of the other three."""
+    spy = Spy(reward_model, tiny_tokenizer, 0.5)
+    trainer = make_trainer(
+        tiny_model_folder, PROMPTS, spy, tiny_tokenizer, SECTION, make_run(tmp_path)
+    )
+    batch = first_batch(trainer)
+    expected: list[float] = []
+    for start in (0, 4):
+        group = [score for _, _, score in spy.asked[start : start + 4]]
+        assert len({prompt for prompt, _, _ in spy.asked[start : start + 4]}) == 1
+        expected += [score - (sum(group) - score) / 3 for score in group]
+    assert sorted(batch["advantages"].tolist()) == pytest.approx(sorted(expected), abs=1e-5)
+
+
+def test_scores_that_are_no_numbers_are_refused(
+    tiny_tokenizer: Tokenizer, reward_model: RewardModel
+) -> None:
+    with torch.no_grad():
+        reward_model.score.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="scores that are not numbers"):
+        Reward(reward_model, tiny_tokenizer, 0.0)(["the fox"], [[5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "length", "where"),
+    [(PROMPTS[:1], 10, r"rloo\.batch_size"), (PROMPTS, 60, r"rloo\.response_length")],
+)
+def test_too_few_or_too_long_prompts_are_refused(
+    tiny_tokenizer: Tokenizer, prompts: list[str], length: int, where: str
+) -> None:
+    section = SECTION.model_copy(update={"response_length": length})
+    with pytest.raises(UserError, match=where):
+        check_prompts(prompts, tiny_tokenizer, section, 64)
+
+
+class KilledError(Exception):
+    pass
+
+
+def train_until(
+    folder: Path, tokenizer: Tokenizer, sft: Path, reward: Reward, last_step: int | None = None
+) -> tuple[LanguageModel | None, list[int], list[dict[str, float]]]:
+    """The model (None if killed after ``last_step``), the steps run, and what was logged."""
+    run = make_run(folder)
+    if not run.checkpoints.exists() or last_step is None:
+        run.log.unlink(missing_ok=True)  # a stage starts in an empty folder
+    steps: list[int] = []
+
+    def on_step(step: int) -> None:
+        steps.append(step)
+        if step == last_step:
+            raise KilledError
+
+    def on_metrics(update: int, values: dict[str, float]) -> None:
+        with run.log.open("a") as file:
+            file.write(json.dumps({"step": update, **values}) + "\n")
+
+    model = None
+    with contextlib.suppress(KilledError):
+        model = optimize_policy(
+            sft, PROMPTS, reward, tokenizer, SECTION, run, on_metrics=on_metrics, on_step=on_step
+        )
+    lines = run.log.read_text().splitlines() if run.log.exists() else []
+    return model, steps, [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bits(
+    tiny_model_folder: Path, tiny_tokenizer: Tokenizer, reward_model: RewardModel, tmp_path: Path
+) -> None:
+    reward = Reward(reward_model, tiny_tokenizer, 0.5)
+    common = (tiny_tokenizer, tiny_model_folder, reward)
+    whole, steps, logged = train_until(tmp_path / "whole", *common)
+    assert steps == list(range(1, 13))
+    assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]
+    assert all("objective/scores" in row for row in logged)
+    assert logged[0]["objective/kl_per_token"] == pytest.approx(0, abs=1e-6)
+    # Two steps an update: killed within one, it goes on where that one began.
+    for last_step, first in ((5, 1), (9, 5), (None, 9)):
+        resumed, steps, again = train_until(tmp_path / "killed", *common, last_step)
+        assert steps == list(range(first, (last_step or 12) + 1))
+    assert whole is not None
+    assert resumed is not None
+    weights = whole.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.state_dict().items())
+    assert again == logged
+    untouched = cast(LanguageModel, load_gpt(tiny_model_folder)).state_dict()
+    assert any(not torch.equal(tensor, weights[name]) for name, tensor in untouched.items())
