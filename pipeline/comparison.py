@@ -59,11 +59,16 @@ class JudgedResponse:
 
 @dataclass(frozen=True)
 class CheckpointResult:
-    """A checkpoint's responses; ``path`` is its folder, relative to the run folder."""
+    """A checkpoint's responses; ``path`` is its folder, relative to the run folder.
+
+    ``pretraining_losses``: −log probability of each token of held-out pretraining text, by row;
+    empty where there is no such text, or no model.
+    """
 
     name: str
     path: str
     responses: Sequence[JudgedResponse]
+    pretraining_losses: Sequence[Sequence[float]] = ()
 
     @property
     def scores(self) -> Vector:
@@ -87,6 +92,7 @@ def build_report(
     bootstrap_samples: int,
     examples: int,
     settings: Mapping[str, Any],
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``report.json``.
 
@@ -96,6 +102,7 @@ def build_report(
         seed: of the bootstrap and of the draw of examples.
         examples: how many prompts to show.
         settings: printed as they are.
+        training: how PPO went, as ``ppo/training.json`` says it.
 
     Raises:
         ValueError: the prompts of two checkpoints differ, or only some responses are rated.
@@ -116,6 +123,7 @@ def build_report(
         "ranking": ranked,
         "examples": _examples(results, [row["name"] for row in ranked], examples, seed),
         "settings": dict(settings),
+        "ppo": training and {key: training[key] for key in ("updates", "stopped", "alarms")},
     }
 
 
@@ -131,6 +139,9 @@ def _checkpoint(result: CheckpointResult) -> dict[str, Any]:
         "kl_to_sft": mean_interval([response.kl_to_sft for response in responses]),
         "length_tokens": mean_interval(result.lengths),
         "perplexity": perplexity([response.token_losses for response in responses]),
+        "pretraining_perplexity": (
+            perplexity(result.pretraining_losses) if result.pretraining_losses else None
+        ),
         "answers": {question: share(_answers(result, question)) for question in _questions(result)},
         "distinct_answers": distinct_share(texts),
         "empty": share([not text.strip() for text in texts]),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from pipeline.comparison import JudgedResponse
 from pipeline.errors import UserError
@@ -213,3 +215,14 @@ def continuation_logprobs(
         for index, values in zip(batch, logprobs.tolist(), strict=True):
             results[index] = values[: len(pairs[index][1])]
     return results
+
+
+@torch.inference_mode()
+def row_losses(model: LanguageModel, rows: Tensor, batch_rows: int = 32) -> list[list[float]]:
+    """−log probability (nats) of every token but the first of each row (N, T + 1) of text."""
+    losses: list[list[float]] = []
+    for start in range(0, len(rows), batch_rows):
+        batch = rows[start : start + batch_rows].to(model.device)
+        logits = model(batch[:, :-1]).float()
+        losses += F.cross_entropy(logits.mT, batch[:, 1:], reduction="none").tolist()
+    return losses

@@ -29,6 +29,13 @@ MEASURES = (
     ("kl_to_sft", "KL to SFT", 0, 2, "nats per response: how far it moved from sft"),
     ("length_tokens", "Length", 0, 1, "tokens per response, end token included"),
     ("perplexity", "Perplexity", 0, 1, "of the text under the base; low is predictable text"),
+    (
+        "pretraining_perplexity",
+        "Perplexity of pretraining text",
+        -1,
+        2,
+        "of held-out text under the checkpoint, per token: what it cost to align it",
+    ),
 )
 SHARES = (
     ("distinct_answers", "Distinct responses", 1, "different texts, as a share of all"),
@@ -102,9 +109,9 @@ def _numbers(report: Mapping[str, Any]) -> str:
     checkpoints, wording = report["checkpoints"], report["settings"].get("questions", {})
     every = list(checkpoints.values())
     rows = [
-        row(label + ARROWS[better], note, [c[key] for c in every], digits=digits)
+        row(label + ARROWS[better], note, [c.get(key) for c in every], digits=digits)
         for key, label, better, digits, note in MEASURES
-        if any(c[key] is not None for c in every)
+        if any(c.get(key) is not None for c in every)
     ]
     rows += [
         row(label + ARROWS[better], note, [c[key] for c in every], share=True)
@@ -198,7 +205,7 @@ def _figures(report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[s
         caption = (
             f"{len(rows)} updates; a score that rises while ratings fall is over-optimization."
         )
-        figures.append(figure("Reward and KL through PPO", svg, caption))
+        figures.append(figure("Reward and KL through PPO", svg, caption + _alarms(report)))
     rows = [row for row in metrics.get("base", []) if row.get("loss") is not None]
     if rows:
         keys = {"loss": "training loss, nats per token"}
@@ -206,6 +213,16 @@ def _figures(report: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[s
         caption = f"Pretraining from scratch, {len(rows)} logged steps, one batch each."
         figures.append(figure("Pretraining", svg, caption))
     return f'<h2 id="figures">Figures</h2><div class="grid">{"".join(figures)}</div>'
+
+
+def _alarms(report: Mapping[str, Any]) -> str:
+    """What PPO warned of, and how it ended, where it did not just end."""
+    training = report.get("ppo") or {}
+    said = [
+        f" Alarm in update {alarm['update']}: {alarm['message']}; {alarm['advice']}"
+        for alarm in training.get("alarms", [])
+    ]
+    return "".join(said) + (f" {training['stopped']}" if training.get("stopped") else "")
 
 
 def _counts(report: Mapping[str, Any]) -> str:

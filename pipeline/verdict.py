@@ -191,7 +191,7 @@ def _words(question: str) -> str:
 
 def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
     pair, checkpoint = _pair(report, best, other), report["checkpoints"][best]
-    warnings: list[str] = []
+    warnings = _training_warnings(report)
     for question, leaf in worse_answers(report, best, other):
         a, b = (report["checkpoints"][name]["answers"][question]["mean"] for name in (best, other))
         warnings.append(
@@ -217,10 +217,21 @@ def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
         )
     if checkpoint["rating"] is None:
         warnings.append(
-            "Only the reward model judged, and PPO was trained to please it: have people rate "
-            "these responses before shipping."
+            "Only the reward model judged, and what was optimized was trained to please it: have "
+            "people rate these responses before shipping."
         )
     return warnings
+
+
+def _training_warnings(report: Mapping[str, Any]) -> list[str]:
+    """How PPO ended early, or what it warned of."""
+    training = report.get("ppo") or {}
+    if training.get("stopped"):
+        return [f"PPO was ended early, after {training['updates']} updates: {training['stopped']}"]
+    return [
+        f"PPO raised an alarm in update {alarm['update']}: {alarm['message']}."
+        for alarm in training.get("alarms", [])
+    ]
 
 
 def _below(leaf: Mapping[str, Any] | None, threshold: float) -> bool:

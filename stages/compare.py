@@ -15,17 +15,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.best_of_n import divergence_bound
 from pipeline.chain import checkpoints_of
 from pipeline.comparison import CheckpointResult, build_report
 from pipeline.config import RunConfig
+from pipeline.data import TOKENS_CACHE, Cache, heldout_sample, load_sources, tokenize_sources
 from pipeline.errors import UserError
 from pipeline.hugging_face import load_language_model
 from pipeline.judges import Judge, OverlapJudge, RubricJudge
-from pipeline.measurement import Answer, Instruments, measure, sample_answers
+from pipeline.measurement import Answer, Instruments, measure, row_losses, sample_answers
+from pipeline.pretraining import as_tensor
 from pipeline.records import ChosenResponse, Prompt, read_rows
 from pipeline.report import render_html
 from pipeline.reward_files import load_reward_model
@@ -36,6 +40,7 @@ from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
 VERSION = 4
+PRETRAINING_ROWS = 500
 BEST_OF_N = "best_of_n"  # responses that were chosen: it has no model
 
 
@@ -59,11 +64,12 @@ def run(config: RunConfig, run_folder: Path) -> None:
             judge=make_judge(config),
         )
         results: list[CheckpointResult] = []
-        names = checkpoints_of(config)
+        names, text = checkpoints_of(config), pretraining_text(stage)
         with stage.progress(len(names), "checkpoints") as progress:
             for name in names:
                 folder = stage.input("sft" if name == BEST_OF_N else name)
                 tokenizer = Tokenizer.load(folder)
+                model = None
                 if name == BEST_OF_N:
                     answers = chosen_answers(stage.input(name) / "responses.jsonl", prompts)
                 else:
@@ -72,7 +78,8 @@ def run(config: RunConfig, run_folder: Path) -> None:
                         model, tokenizer, prompts, seeds, sampling, instruments.sft
                     )
                 responses = measure(answers, tokenizer, prompts, sampling, instruments)
-                results.append(CheckpointResult(name, name, responses))
+                losses = row_losses(model, text) if model and len(text) else []
+                results.append(CheckpointResult(name, name, responses, losses))
                 progress.advance()
         report = build_report(
             results,
@@ -81,6 +88,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
             bootstrap_samples=section.bootstrap_samples,
             examples=section.examples,
             settings=settings(config, instruments.judge, len(prompts)),
+            training=read_json(stage.input("ppo") / "training.json"),
         )
         write_results(stage, results, report)
 
@@ -104,6 +112,28 @@ def chosen_answers(path: Path, prompts: Sequence[Prompt]) -> list[Answer]:
         Answer(row.ids, row.finished, divergence_bound(row.n))
         for row in (chosen[prompt.prompt_id] for prompt in prompts)
     ]
+
+
+def pretraining_text(stage: StageContext) -> Tensor:
+    """(N, T + 1) held-out rows of the text that the base learned from, in the mixture's shares.
+
+    None of them where the base was not made in this run: what it read is not known.
+    """
+    pretrain = stage.config.pretrain
+    if pretrain is None:
+        return torch.empty(0, 0)
+    sources = tokenize_sources(
+        load_sources(stage.input("data"), stage.data_root),
+        Tokenizer.load(stage.input("base")),
+        pretrain.row_tokens,
+        Cache(stage.run_folder / TOKENS_CACHE),
+    )
+    return as_tensor(heldout_sample(sources, PRETRAINING_ROWS))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def make_judge(config: RunConfig) -> Judge | None:
@@ -148,8 +178,7 @@ def write_results(
         for name in ("base", "ppo")
         if (path := stage.input(name) / METRICS_FILE).exists()
     }
-    path = stage.input("reward") / "report.json"
-    reward = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    reward = read_json(stage.input("reward") / "report.json")
     page = render_html(report, metrics, reward)
     (stage.output / "report.html").write_text(page, encoding="utf-8")
     with (stage.output / "responses.jsonl").open("w", encoding="utf-8") as file:

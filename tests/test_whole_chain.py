@@ -117,6 +117,9 @@ def test_report_has_every_promised_number(finished: Path) -> None:
         ("ppo", "sft"),
     }
     assert report["checkpoints"]["sft"]["kl_to_sft"]["mean"] == 0
+    for checkpoint in report["checkpoints"].values():
+        assert checkpoint["pretraining_perplexity"]["mean"] > 1
+    assert set(report["ppo"]) == {"updates", "stopped", "alarms"}
     assert report["settings"]["world"]["LABELER_NOISE"] == 0.8
 
 

@@ -7,7 +7,13 @@ fills; ``mixture.py`` orders them. No torch here.
 """
 
 from pipeline.data.cache import TOKENS_CACHE, Cache
-from pipeline.data.mixture import MixtureSchedule, format_mixture, mixture_schedule, mixture_table
+from pipeline.data.mixture import (
+    MixtureSchedule,
+    format_mixture,
+    heldout_sample,
+    mixture_schedule,
+    mixture_table,
+)
 from pipeline.data.shards import Rows, TokenizedSource, tokenize_sources, trained_tokenizer
 from pipeline.data.sources import Source, SourceEntry, load_sources
 from pipeline.data.survey import locate, survey_sources
@@ -21,6 +27,7 @@ __all__ = [
     "SourceEntry",
     "TokenizedSource",
     "format_mixture",
+    "heldout_sample",
     "load_sources",
     "locate",
     "mixture_schedule",

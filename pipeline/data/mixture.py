@@ -87,3 +87,26 @@ def format_mixture(table: Sequence[Mapping[str, Any]]) -> str:
         for row in table
     ]
     return "\n".join(lines)
+
+
+def heldout_sample(sources: Sequence[TokenizedSource], max_rows: int) -> np.ndarray:
+    """(N, T + 1) held-out rows, the sources in the mixture's proportions, as many as there are.
+
+    At most ``max_rows``, and no more than the scarcest source's share allows; each source's are
+    spread evenly over all that it has. N is 0 where nothing was held out.
+    """
+    parts = [source for source in sources if len(source.heldout.rows)]
+    if not parts:
+        return np.empty((0, 0), np.uint16)
+    total = sum(source.proportion for source in parts)
+    shares = [source.proportion / total for source in parts]
+    rows = min(
+        max_rows,
+        *(len(source.heldout.rows) / share for source, share in zip(parts, shares, strict=True)),
+    )
+    chosen: list[np.ndarray] = []
+    for source, share in zip(parts, shares, strict=True):
+        available = len(source.heldout.rows)
+        count = min(max(1, int(rows * share)), available)
+        chosen.append(source.heldout.rows[np.arange(count) * available // count])
+    return np.concatenate(chosen)

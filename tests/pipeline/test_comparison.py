@@ -47,7 +47,9 @@ def report_of(*results: CheckpointResult, **values: Any) -> dict[str, Any]:
 
 def test_the_report_holds_what_the_format_says() -> None:
     report = report_of(checkpoint("base", [1, 2, 3, 4]), checkpoint("sft", [3, 2, 5, 1]))
-    assert set(report) == {"judge", "checkpoints", "pairs", "ranking", "examples", "settings"}
+    keys = {"judge", "checkpoints", "pairs", "ranking", "examples", "settings", "ppo"}
+    assert set(report) == keys
+    assert report["ppo"] is None
     required = {
         "path",
         "rating",
@@ -176,3 +178,21 @@ def test_more_examples_than_prompts_shows_all() -> None:
         "examples"
     ]
     assert sorted(example["prompt_id"] for example in examples) == ["p0", "p1"]
+
+
+def test_what_alignment_cost_is_the_perplexity_of_pretraining_text() -> None:
+    """By hand: exp of the mean over all tokens of both rows; no text, no number."""
+    base, sft = checkpoint("base", [1, 2, 3, 4]), checkpoint("sft", [3, 2, 5, 1])
+    losses = [[0.5, 1.5], [2.0, 0.0]]
+    report = report_of(replace(base, pretraining_losses=losses), sft)["checkpoints"]
+    leaf = report["base"]["pretraining_perplexity"]
+    assert leaf["mean"] == pytest.approx(math.exp(1.0))
+    assert leaf["n"] == 2
+    assert report["sft"]["pretraining_perplexity"] is None
+
+
+def test_how_ppo_went_is_in_the_report() -> None:
+    alarm = {"name": "kl", "update": 7, "message": "far away", "advice": "raise kl_coef"}
+    training = {"updates": 9, "stopped": None, "alarms": [alarm], "evaluations": []}
+    report = report_of(checkpoint("sft", [3, 2]), checkpoint("ppo", [4, 5]), training=training)
+    assert report["ppo"] == {"updates": 9, "stopped": None, "alarms": [alarm]}

@@ -17,6 +17,7 @@ from pipeline.measurement import (
     Instruments,
     continuation_logprobs,
     measure,
+    row_losses,
     sample_answers,
     text_losses,
 )
@@ -80,6 +81,18 @@ def test_agrees_with_transformers(tiny_model_folder: Path) -> None:
             for index, token in enumerate(continuation)
         ]
         assert row == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 8])
+def test_losses_of_rows_are_those_of_transformers(tiny_model_folder: Path, batch_rows: int) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_model_folder).eval()
+    rows = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [0, 20, 21, 0]])
+    losses = row_losses(load_gpt(tiny_model_folder), rows, batch_rows)
+    for row, own in zip(rows, losses, strict=True):
+        with torch.no_grad():
+            logprobs = theirs(row[None]).logits[0].log_softmax(-1)
+        expected = [-float(logprobs[i, row[i + 1]]) for i in range(3)]
+        assert own == pytest.approx(expected, abs=1e-5)
 
 
 PROMPTS = [

@@ -240,3 +240,13 @@ def test_a_single_prompt_and_a_single_checkpoint_render() -> None:
     words = "".join(Page(render_html(make_report(["only"], names=("sft",)), {})).words)
     assert "nothing to choose from" in words
     assert "[no interval]" in words
+
+
+def test_alarms_of_ppo_stand_with_its_curve_as_text() -> None:
+    report = make_report(["one", "two"])
+    alarm = {"name": "kl", "update": 7, "message": "it is <b>far</b>", "advice": "raise kl_coef"}
+    report["ppo"] = {"updates": 9, "stopped": "collapsed in update 9", "alarms": [alarm]}
+    rows = [{"step": i, "objective/scores": 0.1 * i, "objective/kl": 0.2} for i in (1, 2, 3)]
+    html = render_html(report, {"ppo": rows})
+    assert "Alarm in update 7: it is &lt;b&gt;far&lt;/b&gt;; raise kl_coef" in html
+    assert html.count("collapsed in update 9") == 2  # above all else, and below the curve

@@ -152,3 +152,13 @@ def test_one_prompt_decides_nothing() -> None:
     assert verdict.name is None
     assert any("[no interval]" in line for line in verdict.evidence)
     assert number(None) == "–"
+
+
+def test_alarms_and_an_early_end_of_ppo_are_looked_at_first() -> None:
+    report = report_of(make("sft", noisy(2, 0)), make("ppo", noisy(5.5, 1)))
+    alarm = {"name": "kl", "update": 7, "message": "the divergence is 120", "advice": "more"}
+    report["ppo"] = {"updates": 9, "stopped": None, "alarms": [alarm]}
+    assert decide(report).warnings[0] == "PPO raised an alarm in update 7: the divergence is 120."
+    report["ppo"]["stopped"] = "collapsed in update 9"
+    first = decide(report).warnings[0]
+    assert first == "PPO was ended early, after 9 updates: collapsed in update 9"

@@ -35,7 +35,7 @@ def alternatives_config(**sections: Any) -> RunConfig:
         "name": "tiny",
         "precision": "fp32",
         "data": {"tinyworld": {}},
-        "pretrain": {},
+        "import_base": {"path": "base"},
         "dpo": {"learning_rate": 1e-2, "batch_pairs": 2},
         "rloo": RLOO,
         "best_of_n": {"n": 3},

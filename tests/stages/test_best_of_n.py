@@ -48,7 +48,7 @@ def test_compare_takes_every_checkpoint_there_is(optimized: Path) -> None:
 def test_a_run_has_what_its_config_names() -> None:
     config = alternatives_config()
     stages = [links.stage for links in chain_of(config)]
-    assert stages == [s for s in STAGES if s not in ("import_base", "classify")]
+    assert stages == [s for s in STAGES if s not in ("pretrain", "classify")]
     assert links_of("compare", config).reads == (
         "base", "sft", "dpo", "rloo", "best_of_n", "ppo", "reward", "data",
     )  # fmt: skip

@@ -33,6 +33,7 @@ sample: {responses_per_prompt: 3, max_response_tokens: 16}
 reward: {learning_rate: 1e-3, epochs: 8, batch_prompts: 5, question_weight: 1.0, ties: soft,
          early_stopping: true, validation_fraction: 0.2, checkpoint_every_steps: 3,
          surprisal: {responses_per_prompt: 2, batch_rows: 4}}
+dpo: {learning_rate: 1e-3, batch_pairs: 4, checkpoint_every_steps: 3}
 ppo: {learning_rate: 1e-3, batch_size: 8, total_episodes: 80, response_length: 16,
       checkpoint_every_updates: 2, eval_prompts: 2, eval_every_updates: 3, ptx_coef: 0.5,
       kl_target: 1.0}
@@ -105,10 +106,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(work: Path, processes:
     assert not (runs / name / "reward").exists()
     kill_at_a_checkpoint(work, name, processes, "reward", "step-*/index.json")
     assert not (runs / name / "reward").exists()
+    kill_at_a_checkpoint(work, name, processes, "dpo", "checkpoint-*/index.json")
+    assert not (runs / name / "dpo").exists()
     kill_at_a_checkpoint(work, name, processes, "ppo", "step-*/index.json")
     assert not (runs / name / "ppo").exists()
     finish(start(work, name, processes))
-    for stage in ("base", "sft", "reward", "ppo"):
+    for stage in ("base", "sft", "reward", "dpo", "ppo"):
         killed, whole = runs / name / stage, runs / f"whole-{processes}" / stage
         assert verify(killed) is None
         ours, theirs = (folder / "model.safetensors" for folder in (killed, whole))
@@ -130,10 +133,13 @@ def test_two_processes_train_as_one(work: Path) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_batch_of_prompts_may_be_cut_as_one_likes(work: Path, processes: int) -> None:
-    """The reward model of the same labels, whatever a device takes at a time."""
+    """Reward model and DPO of the same labels, whatever a device takes at a time."""
     runs, name = work / "runs", f"cut-{processes}"
     shutil.copytree(runs / "whole-1", runs / name)
-    finish(start(work, name, processes, "reward.per_device_batch_prompts=1"))
+    cut = ("reward.per_device_batch_prompts=1", "dpo.per_device_batch_pairs=1")
+    finish(start(work, name, processes, *cut))
+    by_dpo = (losses_logged(runs / one / "dpo") for one in ("whole-1", name))
+    assert next(by_dpo) == pytest.approx(next(by_dpo), rel=1e-3)
     whole, cut = runs / "whole-1" / "reward", runs / name / "reward"
     assert losses_logged(cut) == pytest.approx(losses_logged(whole), rel=1e-4)
     for one, other in zip(losses_logged(whole)[:3], losses_logged(cut)[:3], strict=True):

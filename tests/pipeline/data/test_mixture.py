@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import mixture
-from pipeline.data.mixture import format_mixture, mixture_schedule, mixture_table
+from pipeline.data.mixture import format_mixture, heldout_sample, mixture_schedule, mixture_table
 from pipeline.data.shards import TokenizedSource, TokenPart
 
 
@@ -101,3 +101,26 @@ def test_the_table_is_shown_in_columns() -> None:
         ["notes", "3", "1.23", "9", "25.0%", "2.00"],
         ["a", "long", "name", "4", "0.00", "16", "75.0%", "0.00"],
     ]
+
+
+def source_of(name: str, proportion: float, first: int, rows: int) -> TokenizedSource:
+    """A source whose held-out rows are first, first + 1, …, each written twice."""
+    heldout = np.repeat(np.arange(first, first + rows, dtype=np.uint16)[:, None], 2, axis=1)
+    return TokenizedSource(name, proportion, part(3), TokenPart(heldout, rows, 0, 0))
+
+
+def test_held_out_text_is_taken_in_the_mixtures_shares() -> None:
+    """60 of 120 rows and 20 of 40, spread evenly; then as many as the scarce one allows."""
+    sources = [source_of("a", 0.75, 0, 120), source_of("b", 0.25, 500, 40)]
+    rows = heldout_sample(sources, 80)[:, 0]
+    assert rows[:60].tolist() == list(range(0, 120, 2))
+    assert rows[60:].tolist() == list(range(500, 540, 2))
+    assert len(heldout_sample(sources, 1000)) == 160
+    scarce = [source_of("a", 0.75, 0, 120), source_of("b", 0.25, 500, 10)]
+    assert heldout_sample(scarce, 1000)[:, 0].tolist() == [*range(0, 120, 4), *range(500, 510)]
+
+
+def test_a_source_without_held_out_text_has_no_share_of_it() -> None:
+    sources = [source_of("a", 0.5, 0, 10), TokenizedSource("b", 0.5, part(3), part(0))]
+    assert heldout_sample(sources, 5)[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert len(heldout_sample(sources[1:], 5)) == 0
