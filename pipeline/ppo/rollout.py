@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens of the longest row, R tokens of the longest respon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
@@ -16,6 +17,10 @@ from pipeline.language_model import LanguageModel
 from pipeline.ppo.masks import response_mask
 from pipeline.sampling import Generation, SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
+
+# What a forward costs beside its tokens, in tokens. On a CPU padding costs more than another part;
+# elsewhere parts are as large as their limits allow.
+PART_COSTS = {"cpu": 100.0}
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Rollout:
     def micro_batches(self, rows: int, tokens: int) -> list[Self]:
         """All rows, the longest first, in parts of similar length: little is padding.
 
+        Where they are cut changes no result but for rounding (``part_sizes``).
+
         A part holds at most ``rows`` rows and, padding included, ``tokens`` tokens; but one row.
         """
         return [self.select(part) for part in self._parts(rows, tokens)]
@@ -89,12 +96,36 @@ class Rollout:
     def _parts(self, rows: int, tokens: int | None) -> list[Tensor]:
         lengths = self.lengths.cpu()
         order = lengths.argsort(descending=True, stable=True)
-        parts: list[Tensor] = []
-        while len(order):
-            fit = rows if tokens is None else min(rows, max(1, tokens // int(lengths[order[0]])))
-            parts.append(order[:fit])
-            order = order[fit:]
-        return parts
+        device = self.input_ids.device.type
+        sizes = part_sizes(lengths[order].tolist(), rows, tokens, PART_COSTS.get(device, math.inf))
+        return list(order.split(sizes))
+
+
+def part_sizes(
+    lengths: Sequence[int], rows: int, tokens: int | None, part_cost: float
+) -> list[int]:
+    """How many rows each part takes of rows sorted by length, the longest first.
+
+    The cheapest division into neighbors: a part costs its tokens, padding included, and
+    ``part_cost`` tokens more, and holds at most ``rows`` rows of ``tokens`` tokens; but one row.
+    At infinite cost as few parts as there can be. By dynamic programming, from the end.
+    """
+    fits = [rows if tokens is None else min(rows, max(1, tokens // length)) for length in lengths]
+    if math.isinf(part_cost):
+        sizes: list[int] = []
+        while (start := sum(sizes)) < len(lengths):
+            sizes.append(min(fits[start], len(lengths) - start))
+        return sizes
+    cost, size = [0.0] * (len(lengths) + 1), [0] * len(lengths)
+    for start in reversed(range(len(lengths))):
+        cost[start], size[start] = min(
+            (count * lengths[start] + part_cost + cost[start + count], count)
+            for count in range(1, min(fits[start], len(lengths) - start) + 1)
+        )
+    sizes = []
+    while (start := sum(sizes)) < len(lengths):
+        sizes.append(size[start])
+    return sizes
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

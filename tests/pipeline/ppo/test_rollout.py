@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 
+import pytest
 import torch
 
 from pipeline.model import GPT
 from pipeline.ppo.experience import Experience
-from pipeline.ppo.rollout import InProcessEngine, Rollout, left_align, respond
+from pipeline.ppo.rollout import InProcessEngine, Rollout, left_align, part_sizes, respond
 from pipeline.sampling import Generation, SamplingSettings
 from pipeline.tokenizer import Tokenizer
 
@@ -99,12 +103,48 @@ def test_micro_batches_hold_each_row_once_the_longest_first_within_their_limits(
         [parts.lengths.tolist() for parts in rollout.micro_batches(rows, tokens)]
         for rows, tokens in ((5, 1000), (2, 1000), (5, 16), (5, 1))
     ]
-    assert lengths[0] == [[18, 8, 7, 4, 3]]
-    assert lengths[1] == [[18, 8], [7, 4], [3]]
+    assert lengths[0] == [[18, 8, 7, 4, 3]]  # of so few tokens, a second part would cost more
+    assert lengths[1] == [[18], [8, 7], [4, 3]]
     assert lengths[2] == [[18], [8, 7], [4, 3]]  # one row may be longer than the limit
     assert lengths[3] == [[18], [8], [7], [4], [3]]
     for part in rollout.micro_batches(5, 16):
         assert part.input_ids.shape[1] == int(part.lengths.max())
+
+
+def divisions(count: int) -> Iterator[list[int]]:
+    """Every way to write ``count`` as a sum of parts, in order."""
+    if count == 0:
+        yield []
+    for first in range(1, count + 1):
+        for rest in divisions(count - first):
+            yield [first, *rest]
+
+
+@pytest.mark.parametrize("part_cost", [0.0, 3.0, 50.0, math.inf])
+@pytest.mark.parametrize(("rows", "tokens"), [(9, None), (3, None), (9, 40), (4, 25)])
+def test_no_division_is_cheaper(part_cost: float, rows: int, tokens: int | None) -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        lengths = sorted((rng.randint(1, 30) for _ in range(8)), reverse=True)
+
+        def parts_of(sizes: list[int], lengths: list[int] = lengths) -> list[list[int]]:
+            ends = list(itertools.accumulate(sizes))
+            return [lengths[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+        def allowed(part: list[int]) -> bool:
+            whole = tokens is None or len(part) * part[0] <= tokens
+            return len(part) == 1 or (len(part) <= rows and whole)
+
+        def cost(parts: list[list[int]]) -> float:
+            if math.isinf(part_cost):
+                return len(parts)
+            return sum(len(part) * part[0] + part_cost for part in parts)
+
+        ours = parts_of(part_sizes(lengths, rows, tokens, part_cost))
+        assert [one for part in ours for one in part] == lengths
+        assert all(allowed(part) for part in ours)
+        every = [parts for sizes in divisions(8) if all(map(allowed, parts := parts_of(sizes)))]
+        assert cost(ours) == min(map(cost, every))
 
 
 def test_a_function_of_parts_gives_all_rows_in_order(make_rollout: Callable[..., Rollout]) -> None:
