@@ -81,20 +81,42 @@ def expected_calibration_error(
     """|accuracy − mean confidence| of the bins of ``reliability``, each weighed by its pairs.
 
     Folded and two-sided error are the same. It is never 0 in a sample, and resampling only adds to
-    it, so in place of an interval stands what a calibrated model would be expected to show: each
-    bin's sum of (right − confidence) is then nearly normal around 0, with the variance that the
-    prompts' sums show. None for fewer than two prompts.
+    it, so in place of an interval stands what a calibrated model with these confidences would be
+    expected to show: each bin's sum of (right − confidence) is then nearly normal around 0, with
+    the variance of independent pairs, times how much more (Kish's design effect) the pairs of a
+    prompt vary together than alone. None for fewer than two prompts.
     """
     confidences, credits = _folded(margins)
     n = confidences.size
     if n == 0:
         return CalibrationError(mean=None, expected_if_calibrated=None, n=0)
     members, count = _members(clusters, n)
-    sums = np.zeros((count, bins))
-    np.add.at(sums, (members, _bin_indices(confidences, bins)), credits - confidences)
-    error = float(np.abs(sums.sum(axis=0)).sum()) / n
-    chance = MEAN_OF_HALF_NORMAL * float(np.sqrt((sums**2).sum(axis=0)).sum()) / n
-    return CalibrationError(mean=error, expected_if_calibrated=chance if count > 1 else None, n=n)
+    inside = _bin_indices(confidences, bins)
+    sums = np.bincount(inside, weights=credits - confidences, minlength=bins)
+    error = float(np.abs(sums).sum()) / n
+    if count < 2:
+        return CalibrationError(mean=error, expected_if_calibrated=None, n=n)
+    chosen = confidences * (1 - confidences) * (np.abs(credits - 0.5) > 0)  # ties vary not at all
+    alone = np.bincount(inside, weights=chosen, minlength=bins)
+    effect = _design_effect(credits - confidences, inside, members)
+    chance = MEAN_OF_HALF_NORMAL * float(np.sqrt(effect * alone).sum()) / n
+    return CalibrationError(mean=error, expected_if_calibrated=chance, n=n)
+
+
+def _design_effect(errors: Vector, bins: NDArray[np.int64], members: NDArray[np.int64]) -> float:
+    """How many times as much sums over the pairs of a prompt within a bin vary as if independent.
+
+    Errors count from their bin's mean, so that a model that is not calibrated does not seem to have
+    pairs that hang together. At least 1, at most the largest number of such pairs.
+    """
+    means = np.bincount(bins, weights=errors) / np.maximum(np.bincount(bins), 1)
+    centered = errors - means[bins]
+    _, cells, sizes = np.unique(
+        np.stack([bins, members]), axis=1, return_inverse=True, return_counts=True
+    )
+    together = float((np.bincount(cells, weights=centered) ** 2).sum())
+    alone = float((centered**2).sum())
+    return min(max(together / alone if alone else 1.0, 1.0), float(sizes.max()))
 
 
 def brier(margins: ArrayLike, clusters: Sequence[Hashable] | None = None) -> Leaf:

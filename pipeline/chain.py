@@ -35,7 +35,7 @@ TABLE = (
     StageLinks("sample", "samples", ("sft", "data")),
     StageLinks("label", "labels", ("samples", "data")),
     StageLinks("reward", "reward", ("sft", "labels", "data")),
-    StageLinks("dpo", "dpo", ("sft", "labels")),
+    StageLinks("dpo", "dpo", ("sft", "labels", "data")),
     StageLinks("rloo", "rloo", ("sft", "reward", "data")),
     StageLinks("best_of_n", "best_of_n", ("sft", "reward", "data")),
     StageLinks("ppo", "ppo", ("sft", "reward", "data")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -196,8 +197,10 @@ def split_comparisons(
 ) -> tuple[list[PromptComparisons], list[PromptComparisons]]:
     """``(training, validation)``: the comparisons divided by a hash of their group.
 
-    ``fraction`` counts groups, rounded to the nearest but at least one on either side; which groups
-    those are depends on their names and ``seed``, not on the order of the rows.
+    ``fraction`` counts prompts, rounded to the nearest: groups are held out in the order of their
+    hashes, and one that would make them too many is passed over; if all would, the smallest is
+    held out. Which groups those are depends on their names, sizes and ``seed``, not on the order
+    of the rows.
 
     Raises:
         ValueError: fewer than two groups, ``fraction`` outside (0, 1), or one prompt in two groups.
@@ -207,8 +210,16 @@ def split_comparisons(
     groups = sorted({one.group for one in comparisons}, key=lambda group: _hash(group, seed))
     if len(groups) < 2:
         raise ValueError(f"{len(groups)} groups cannot be divided")
-    size = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
-    held_out = frozenset(groups[:size])
+    sizes = Counter(one.group for one in comparisons)
+    most = min(max(round(fraction * len(comparisons)), 1), len(comparisons) - 1)
+    held_out: set[str] = set()
+    left = most
+    for group in groups:
+        if sizes[group] <= left:
+            held_out.add(group)
+            left -= sizes[group]
+    if not held_out:
+        held_out = {min(groups, key=lambda group: sizes[group])}
     training = [one for one in comparisons if one.group not in held_out]
     validation = [one for one in comparisons if one.group in held_out]
     if {one.prompt for one in training} & {one.prompt for one in validation}:
@@ -254,15 +265,22 @@ def clustered_wilson_interval(clusters: Sequence[tuple[int, int]]) -> tuple[floa
     """The 95% score interval of a share over (successes, trials) of clusters; None for one cluster.
 
     Trials of a cluster may depend on each other: the interval is that of as many independent
-    trials as would give the share the variance that its clusters do (Korn and Graubard 1998),
-    never more than there are trials. Where all trials end alike a cluster counts as one.
+    trials as would give the share the variance that its clusters do, never more than there are
+    trials, and fewer still for what few clusters tell of that variance (Korn and Graubard 1998).
+    Where all trials end alike a cluster counts as one.
     """
-    if len(clusters) < 2:
+    count = len(clusters)
+    if count < 2:
         return None
+    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+
     total = sum(trials for _, trials in clusters)
     share = sum(successes for successes, _ in clusters) / total
-    variance = sum((yes - share * trials) ** 2 for yes, trials in clusters) / total**2
-    independent = float(len(clusters))
+    squares = sum((yes - share * trials) ** 2 for yes, trials in clusters)
+    variance = squares * count / (count - 1) / total**2
+    independent = float(count - 1)
     if 0 < share < 1:
-        independent = min(share * (1 - share) / variance, total) if variance else total
+        independent = share * (1 - share) / variance if variance else total
+    freedom = (Z_95 / float(stdtrit(count - 1, 0.975))) ** 2
+    independent = min(independent * freedom, total)
     return wilson_interval(share * independent, independent)

@@ -27,7 +27,7 @@ def reward_section(report: Mapping[str, Any]) -> str:
         row("Log-loss ↓", "nats per pair; 0.69 knows nothing", [measured["log_loss"]], 2),
         row("Brier score ↓", "squared error of its probabilities; 0.25 knows nothing",
             [measured["brier"]], 3),
-        row("Calibration slope", "1 is calibrated; below, it is too sure of itself",
+        row("Calibration slope", "1 is calibrated; below, it is too sure (before normalization)",
             [measured["calibration_slope"]], 2),
         calibration_row(measured["ece"]),
     ]  # fmt: skip
@@ -46,7 +46,9 @@ def reward_section(report: Mapping[str, Any]) -> str:
 
 def ceiling_row(report: Mapping[str, Any]) -> str:
     """The labelers' agreement with one another: no model can be measured to do much better."""
-    note = "how often two labelers order the same two responses alike: the ceiling"
+    note = (
+        "how often two of the run's own labelers order two responses alike: the ceiling for these"
+    )
     agreed = report["validation_labeler_agreement"] or report["labeler_agreement"]
     if agreed is None:
         return cells("Labelers agree", note, ["not measurable: nobody judged the same responses"])
@@ -115,8 +117,8 @@ def figures(report: Mapping[str, Any]) -> list[str]:
     bins = report["validation"]["reliability"]
     pairs = sum(one["n"] for one in bins)
     caption = (
-        f"{pairs} held-out pairs by how sure the scores are: σ(difference). On the line, "
-        "probabilities come true; below it, the model is too sure."
+        f"{pairs} held-out pairs by how sure the scores are, before they are normalized: "
+        "σ(difference). On the line, probabilities come true; below it, the model is too sure."
     )
     drawn = [figure("Does it know what it knows?", reliability_figure(bins), caption)]
     epochs: Sequence[Mapping[str, Any]] = report["epochs"]

@@ -38,6 +38,11 @@ class EncodedComparisons:
     margins: tuple[float, ...] = ()
     answers: tuple[tuple[float, ...], ...] = ()
 
+    @property
+    def decided_pairs(self) -> int:
+        """How many of the pairs are no ties."""
+        return sum(target == 1 for target in self.targets) if self.targets else len(self.pairs)
+
 
 @dataclass(frozen=True)
 class RewardBatch:

@@ -97,6 +97,14 @@ def log_losses(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.logaddexp(0.0, -margins)
 
 
+def accuracy_by_prompt(pairs: ScoredPairs) -> Leaf:
+    """The share of pairs that came out right, ties half; the interval takes prompts as units."""
+    leaf = mean_interval(_credits(pairs.margins), pairs.prompts.tolist())
+    if leaf["ci95"] is not None:  # Student's t knows nothing of the ends of a share
+        leaf["ci95"] = [min(max(end, 0.0), 1.0) for end in leaf["ci95"]]
+    return leaf
+
+
 def evaluate_pairs(pairs: ScoredPairs) -> dict[str, object]:
     """What the margins say, as JSON values.
 
@@ -106,9 +114,7 @@ def evaluate_pairs(pairs: ScoredPairs) -> dict[str, object]:
     Accuracy by labeler says whose choices the model follows, whoever it was trained on.
     """
     prompts = pairs.prompts.tolist()
-    by_prompt = mean_interval(_credits(pairs.margins), prompts)
-    if by_prompt["ci95"] is not None:  # Student's t knows nothing of the ends of a share
-        by_prompt["ci95"] = [min(max(end, 0.0), 1.0) for end in by_prompt["ci95"]]
+    by_prompt = accuracy_by_prompt(pairs)
     gaps = sorted(set(pairs.rating_gaps[np.isfinite(pairs.rating_gaps)].tolist()))
     labelers = sorted(set(pairs.labelers.tolist()) - {""})
     return {
@@ -156,8 +162,9 @@ def length_baseline(training: ScoredPairs, validation: ScoredPairs) -> dict[str,
 
 
 def difference(first: Leaf, second: Leaf) -> Leaf:
-    """The first mean minus the second, of independent samples; ``n`` counts both.
+    """The first mean minus the second, as if of independent samples; ``n`` counts both.
 
+    Where both judge some of the same prompts the true interval is the narrower one.
     The interval comes from those of the two (Zou and Donner 2008) and is as lopsided as they are.
     """
     n = first["n"] + second["n"]

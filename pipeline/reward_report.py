@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from pipeline.agreement import PairwiseAgreement, agreement_on, pairwise_agreement
-from pipeline.evaluation import mean_interval
 from pipeline.preferences import (
     comparisons_by_prompt,
     contradiction_count,
@@ -24,6 +23,7 @@ from pipeline.reward import RewardModel, disagreement, normalize, score_and_ask,
 from pipeline.reward_data import Side
 from pipeline.reward_evaluation import (
     accuracy,
+    accuracy_by_prompt,
     difference,
     evaluate_pairs,
     length_baseline,
@@ -130,9 +130,7 @@ def strangers_report(
         side.scored(score_rows(model, side.rows, pad_id).tolist())
         for side in (validation, strangers)
     ]
-    known, unknown = (
-        mean_interval((np.sign(pairs.margins) + 1) / 2, pairs.prompts.tolist()) for pairs in both
-    )
+    known, unknown = map(accuracy_by_prompt, both)
     return {
         "held_out_labelers": {
             "names": sorted({name for one in strangers.comparisons for name in one.labelers}),
@@ -160,17 +158,19 @@ def epoch_rows(metrics: Path) -> list[dict[str, float]]:
 
 
 def label_report(
-    rankings: Sequence[Ranking], training: Side, validation: Side
+    rankings: Sequence[Ranking], left_out: Sequence[str], training: Side, validation: Side
 ) -> dict[str, object]:
     """How far labelers agree with one another, and what the labels consist of.
 
     Agreement is None where no two labelers can be compared. On the validation prompts alone it is
-    what the model's accuracy there can be held against.
+    what the model's accuracy there can be held against: ``left_out`` are the labelers that it does
+    not learn from, and on whom that accuracy is not measured.
     """
     held_out = {one.prompt for one in validation.comparisons}
+    learned_from = [ranking for ranking in rankings if ranking.labeler not in left_out]
     return {
-        "labeler_agreement": as_values(pairwise_agreement(rankings)),
-        "validation_labeler_agreement": as_values(agreement_on(rankings, held_out)),
+        "labeler_agreement": as_values(pairwise_agreement(learned_from)),
+        "validation_labeler_agreement": as_values(agreement_on(learned_from, held_out)),
         "counts": counts(rankings, training, validation),
     }
 
@@ -180,16 +180,23 @@ def as_values(measured: PairwiseAgreement | None) -> dict[str, object] | None:
     return None if measured is None else asdict(measured)
 
 
-def counts(rankings: Sequence[Ranking], training: Side, validation: Side) -> dict[str, int]:
-    """What the labels consist of."""
+def counts(rankings: Sequence[Ranking], training: Side, validation: Side) -> dict[str, object]:
+    """What is learned from and measured on, and what the run's own labels consist of."""
+    return {
+        "training_prompts": len(training.comparisons),
+        "validation_prompts": len(validation.comparisons),
+        "training_pairs": sum(len(one.pairs) for one in training.comparisons),
+        "validation_pairs": sum(len(one.pairs) for one in validation.comparisons),
+        "own_labels": own_counts(rankings),
+    }
+
+
+def own_counts(rankings: Sequence[Ranking]) -> dict[str, int]:
+    """The run's own rankings, those of held-out labelers included."""
     return {
         "rankings": len(rankings),
         "prompts": len({ranking.prompt for ranking in rankings}),
-        "training_prompts": len(training.comparisons),
-        "validation_prompts": len(validation.comparisons),
         "pairs": sum(len(pairs_from_ranks(ranking.ranks)) for ranking in rankings),
-        "training_pairs": sum(len(one.pairs) for one in training.comparisons),
-        "validation_pairs": sum(len(one.pairs) for one in validation.comparisons),
         "ties": sum(tie_count(ranking.ranks) for ranking in rankings),
         "contradictions": sum(
             contradiction_count(ranking.ratings, ranking.ranks) for ranking in rankings

@@ -3,8 +3,9 @@
     python -m stages.dpo configs/quickstart.yaml dpo={}
     accelerate launch -m stages.dpo configs/quickstart.yaml dpo={}
 
-Reads sft, labels and the preferences that the reward model learns from, and holds out the same
-prompts; writes dpo/: the model, and in ``metrics.jsonl`` how often it prefers what labelers did.
+Reads sft, labels, data and the preferences that the reward model learns from, and holds out the
+same prompts; writes dpo/: the model, and in ``metrics.jsonl`` how often it prefers what labelers
+did.
 Killed and started again, it goes on from its newest checkpoint.
 """
 
@@ -39,7 +40,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
         rankings: list[Ranking] = []
         if rewards.own_labels:
             rankings = read_rows(stage.input("labels") / "rankings.jsonl", Ranking)
-        others, _ = read_sources(rewards, stage.data_root)
+        others, _ = read_sources(rewards, stage.data_root, stage.input("data") / "prompts.jsonl")
         # The reward model's seed: what it holds out is held out here, too.
         division = divide(rankings, others, rewards, derive_seed(config.seed, "reward"), "labels")
         sft = stage.input("sft")

@@ -12,6 +12,7 @@ agreement stands beside the accuracy, for no model can be measured to be much be
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 
 from pipeline.config import RunConfig
 from pipeline.early_stopping import is_best_yet, restore_best
+from pipeline.errors import UserError
 from pipeline.hugging_face import load_language_model
 from pipeline.records import Prompt, Ranking, read_rows
 from pipeline.reward import ForTraining, RewardModel, score_rows
@@ -52,7 +54,7 @@ from pipeline.tokenizer import Tokenizer
 from pipeline.training import Metrics, PartMetrics, Schedule, fit
 from stages.cli import stage_main
 
-VERSION = 4
+VERSION = 5
 FINAL_LEARNING_RATE_FRACTION = 0.1  # cosine to 10% (InstructGPT, appendix C.2)
 ADAM_BETAS = (0.9, 0.95)
 
@@ -67,7 +69,9 @@ def run(config: RunConfig, run_folder: Path) -> None:
     section = config.reward
     with open_stage("reward", config, run_folder) as stage:
         rankings, where = own_rankings(stage, section)
-        others, sources = read_sources(section, stage.data_root)
+        others, sources = read_sources(
+            section, stage.data_root, stage.input("data") / "prompts.jsonl"
+        )
         division = divide(rankings, others, section, stage.seed, where)
         tokenizer = Tokenizer.load(stage.input("sft"))
         base = load_language_model(stage.input("sft"))
@@ -93,7 +97,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
         report = normalize_and_measure(model, tokenizer.pad_id, training, validation, tied)
         report |= members_report(model, tokenizer.pad_id, training, validation)
         report |= strangers_report(model, tokenizer.pad_id, validation, strangers)
-        report |= label_report(rankings, training, validation)
+        report |= label_report(rankings, section.held_out_labelers, training, validation)
         report |= {"epochs": epoch_rows(stage.metrics_path), "sources": sources}
         text = json.dumps(report, indent=2) + "\n"
         (stage.output / "report.json").write_text(text, encoding="utf-8")
@@ -124,15 +128,22 @@ def learn_surprisal(
     """Trains the trunk on samples of sft, before any label.
 
     Raises:
-        UserError: a prompt does not fit into the context, or training diverged.
+        UserError: there are too few prompts, one does not fit into the context, or training
+            diverged.
     """
+    if len(prompts) < 2:
+        raise UserError(
+            "reward.surprisal",
+            f"needs 2 prompts (label, ppo) that are not held out, there are {len(prompts)}.",
+            "give the data stage more of them, or remove it.",
+        )
     accelerator, pad_id = stage.accelerator, tokenizer.pad_id
     policy = load_language_model(stage.input("sft")).to(stage.device).eval()
     tokens = stage.config.sample.max_response_tokens
     rows = sample_surprisals(
         policy, prompts, section.responses_per_prompt, tokens, tokenizer, stage.seed
     )
-    held_out = rows[: max(1, len(rows) // 20)]
+    held_out = rows[: max(1, len(prompts) // 20) * section.responses_per_prompt]
     known = rows[len(held_out) :]
     surprisal = SurprisalModel(model.trunk, torch.Generator().manual_seed(stage.seed))
     shared = accelerator.prepare_model(surprisal.to(stage.device))
@@ -221,7 +232,11 @@ def train(
             loss = loss + section.question_weight * asked
             metrics["question_loss"] = asked.detach() * weight
         right = pair_margins(scores, batch.pair_indices)[batch.pair_targets == 1] > 0
-        return loss * weight, metrics | {"accuracy": right.float().mean()}
+        pairs = sum(one.decided_pairs for one in prompts)
+        # Of ties alone no pair is right or wrong: not a number, which is logged as null.
+        per_pair = shares / pairs if pairs else math.nan
+        right = right.sum() if prompts[share::shares] else right.sum() * 0
+        return loss * weight, metrics | {"accuracy": right * per_pair}
 
     with stage.progress(steps, "reward model") as progress:
 

@@ -147,16 +147,36 @@ def test_what_chance_gives_a_calibrated_model_is_what_one_shows() -> None:
 
 
 def test_what_chance_gives_by_hand() -> None:
-    """Two prompts: sums of (right − confidence) 2(1 − c) and 1 − 2c, c the only confidence."""
+    """One bin: confidence c, three of four right. Errors from their mean ¾ − c: ¼, ¼ | ¼, −¾.
+
+    Sums by prompt ½ and −½, squares ½; alone the squares are ¾: no prompt hangs together. Turned,
+    ¼, ¼, ¼ | −¾: 9/16 + 9/16 against ¾ is 1.5.
+    """
     c = 0.8
     margins = [logit(c), logit(c), logit(c), -logit(c)]
-    leaf = expected_calibration_error(margins, clusters=["p", "p", "q", "q"])
-    deviation = math.hypot(2 * (1 - c), 1 - 2 * c)
     mean_of_half_normal = 2 * norm.pdf(0)
-    assert leaf["expected_if_calibrated"] == pytest.approx(mean_of_half_normal * deviation / 4)
+    for prompts, effect in (("ppqq", 1.0), ("pppq", 1.5)):
+        leaf = expected_calibration_error(margins, clusters=prompts)
+        deviation = math.sqrt(effect * 4 * c * (1 - c))
+        expected = mean_of_half_normal * deviation / 4
+        assert leaf["expected_if_calibrated"] == pytest.approx(expected)
     one = expected_calibration_error(margins, clusters=["p"] * 4)
     assert one["expected_if_calibrated"] is None
     assert one["mean"] == pytest.approx(0.8 - 0.75)
+
+
+@pytest.mark.parametrize("pairs", [1, 6])
+def test_a_model_too_sure_of_itself_does_not_raise_what_chance_gives(pairs: int) -> None:
+    """Confidence σ(5), right in 60%: a calibrated model would err by √(2/π · c(1 − c)/n)."""
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.random(600 // pairs) < 0.6, pairs) if pairs > 1 else rng.random(600) < 0.6
+    margins = np.where(right, 5.0, -5.0)
+    leaf = expected_calibration_error(margins, clusters=[i // pairs for i in range(600)])
+    c = sigma(5.0)
+    expected = math.sqrt(2 / math.pi * pairs * c * (1 - c) / 600)
+    assert leaf["expected_if_calibrated"] == pytest.approx(expected, rel=0.1)
+    assert leaf["mean"] is not None
+    assert leaf["mean"] > 0.3
 
 
 # --- Brier score ----------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student_t
 
 from pipeline.agreement import agreement_on, pairwise_agreement
 from pipeline.preferences import (
@@ -253,7 +255,7 @@ def test_a_split_keeps_prompts_and_groups_on_one_side(
     assert {one.prompt for one in backward} == {one.prompt for one in validation}
 
 
-def test_a_split_counts_groups_and_depends_on_the_seed() -> None:
+def test_a_split_counts_prompts_and_depends_on_the_seed() -> None:
     comparisons = [entry(f"prompt {i}", f"group {i // 3}") for i in range(600)]
     held_out = [
         {one.group for one in split_comparisons(comparisons, 0.1, seed)[1]} for seed in (0, 0, 1)
@@ -262,6 +264,19 @@ def test_a_split_counts_groups_and_depends_on_the_seed() -> None:
     assert held_out[0] == held_out[1]
     # Two random sets of 20 out of 200 share 2 groups on average; 10 or more would be no accident.
     assert len(held_out[0] & held_out[2]) < 10
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_group_too_large_to_be_held_out_is_learned_from(seed: int) -> None:
+    """100 conversations that share a prompt and nine others: 11 may be held out, not 100."""
+    comparisons = [entry(f"turn {i}", "joined") for i in range(100)]
+    comparisons += [entry(f"other {i}", f"other {i}") for i in range(9)]
+    _, validation = split_comparisons(comparisons, 0.1, seed)
+    assert sorted(one.prompt for one in validation) == [f"other {i}" for i in range(9)]
+    two = [entry(f"turn {i}", "joined") for i in range(5)]
+    two += [entry(f"side {i}", "smaller") for i in range(3)]
+    _, validation = split_comparisons(two, 0.1, seed)
+    assert {one.group for one in validation} == {"smaller"}
 
 
 def test_what_cannot_be_split() -> None:
@@ -319,8 +334,10 @@ def test_agreement_on_some_prompts_is_that_of_their_rankings() -> None:
     assert (everywhere.agreement, everywhere.pair_count) == (pytest.approx(2 / 4), 4)
     assert (on_p.agreement, on_p.pair_count) == (pytest.approx(2 / 3), 3)
     assert on_p.ci95 is None  # one prompt says nothing of how prompts differ
-    # Residuals 2 − 1.5 and 0 − 0.5: variance 0.5 / 16, that of 0.25 · 32 = 8 trials; there are 4.
-    assert everywhere.ci95 == pytest.approx(wilson_interval(2, 4))
+    # Residuals 2 − 1.5 and 0 − 0.5: variance 2 · 0.5 / 16, that of 0.25 · 16 = 4 trials, of which
+    # two prompts tell little: t of one degree is 12.706.
+    trials = 4 * (1.959964 / 12.706205) ** 2
+    assert everywhere.ci95 == pytest.approx(wilson_interval(trials / 2, trials), rel=1e-4)
     assert agreement_on(rankings, ["r"]) is None
     assert agreement_on(rankings, []) is None
 
@@ -363,22 +380,42 @@ def test_wilson_interval_of_nothing_is_an_error() -> None:
 
 @given(st.lists(st.booleans(), min_size=2, max_size=50), st.integers(1, 5))
 def test_clusters_whose_trials_end_alike_count_once_each(outcomes: list[bool], size: int) -> None:
+    """But one: of n of them the variance is n − 1 in n, and Student's t knows n − 1 of it."""
     clusters = [(size * outcome, size) for outcome in outcomes]
-    expected = wilson_interval(sum(outcomes), len(outcomes))
+    n = len(outcomes)
+    known = float(norm.ppf(0.975)) / float(student_t.ppf(0.975, n - 1))
+    trials = min((n - 1) * known**2, size * n)
+    expected = wilson_interval(sum(outcomes) / n * trials, trials)
     assert clustered_wilson_interval(clusters) == pytest.approx(expected)
 
 
 def test_the_interval_of_unequal_clusters_by_hand() -> None:
     # Shares 4 of 4, 0 of 3, 2 of 3: 0.6 in all. Residuals 1.6, −1.8, 0.2: sum of squares 5.84,
-    # variance 0.0584, that of 0.24 / 0.0584 independent trials.
-    trials = 0.24 / 0.0584
+    # variance 0.0584 · 3/2, that of 0.24 / 0.0876 independent trials; t of 2 degrees is 4.3027.
+    trials = 0.24 / 0.0876 * (1.959964 / 4.302653) ** 2
     expected = wilson_interval(0.6 * trials, trials)
-    assert clustered_wilson_interval([(4, 4), (0, 3), (2, 3)]) == pytest.approx(expected)
+    assert clustered_wilson_interval([(4, 4), (0, 3), (2, 3)]) == pytest.approx(expected, rel=1e-5)
     assert expected[0] < wilson_interval(6, 10)[0]  # wider than that of ten independent trials
+
+
+@pytest.mark.parametrize("count", [5, 10, 40])
+def test_the_interval_of_clusters_covers_the_truth(count: int) -> None:
+    """Clusters of 6 trials whose own shares vary as Beta(4, 2) does around 2/3."""
+    rng = np.random.default_rng(count)
+    covered, draws = 0, 2000
+    for _ in range(draws):
+        yes = rng.binomial(6, rng.beta(4, 2, size=count))
+        interval = clustered_wilson_interval([(int(one), 6) for one in yes])
+        assert interval is not None
+        covered += interval[0] <= 2 / 3 <= interval[1]
+    assert covered / draws > 0.95 - 3 * (0.95 * 0.05 / draws) ** 0.5
+    assert covered / draws < 0.985
 
 
 def test_an_interval_takes_no_more_trials_than_there_are() -> None:
     # Every cluster has the same share: its variance is 0, which 6 trials cannot show.
-    assert clustered_wilson_interval([(1, 2)] * 3) == pytest.approx(wilson_interval(3, 6))
+    trials = 6 * (1.959964 / 4.302653) ** 2
+    expected = wilson_interval(trials / 2, trials)
+    assert clustered_wilson_interval([(1, 2)] * 3) == pytest.approx(expected, rel=1e-5)
     assert clustered_wilson_interval([(3, 3)]) is None
     assert clustered_wilson_interval([]) is None

@@ -17,7 +17,7 @@ from pipeline.artifacts import Identity, WorkRecord, publish, temporary_folder, 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.preferences import ranks_from_ratings
-from pipeline.records import RankedResponse, Ranking, read_rows, write_rows
+from pipeline.records import Prompt, RankedResponse, Ranking, read_rows, write_rows
 from pipeline.tokenizer import Tokenizer
 from stages import reward
 
@@ -76,6 +76,9 @@ def make_run(run_folder: Path, model_folder: Path, rankings: list[Ranking]) -> P
             shutil.copytree(model_folder, temporary, dirs_exist_ok=True)
         if name == "labels":
             write_rows(temporary / "rankings.jsonl", rankings)
+        if name == "data":
+            prompt = Prompt(prompt_id="h", prompt="What is held out?", split="heldout")
+            write_rows(temporary / "prompts.jsonl", [prompt])
         identity = Identity(name, {}, 0, {}, 1)
         publish(temporary, run_folder / name, identity, WorkRecord({}, "", "", 0.0, 0))
     return run_folder
@@ -95,13 +98,14 @@ def test_learns_the_rule_and_reports_it(trained: Path) -> None:
     report = json.loads((trained / "reward" / "report.json").read_text())
     rankings = read_rows(trained / "labels" / "rankings.jsonl", Ranking)
     counts = report["counts"]
-    assert (counts["rankings"], counts["prompts"]) == (PROMPTS + 1, PROMPTS)
-    assert counts["pairs"] + counts["ties"] == (PROMPTS + 1) * 6
-    assert counts["pairs"] == counts["training_pairs"] + counts["validation_pairs"]
+    own = counts["own_labels"]
+    assert (own["rankings"], own["prompts"]) == (PROMPTS + 1, PROMPTS)
+    assert own["pairs"] + own["ties"] == (PROMPTS + 1) * 6
+    assert own["pairs"] == counts["training_pairs"] + counts["validation_pairs"]
     untied = len({r.prompt for r in rankings if len(set(r.ranks)) > 1})
     assert counts["validation_prompts"] == round(untied / 4)
     assert counts["training_prompts"] == untied - counts["validation_prompts"]
-    assert (counts["contradictions"], counts["unfinished_responses"]) == (0, PROMPTS)
+    assert (own["contradictions"], own["unfinished_responses"]) == (0, PROMPTS)
 
     accuracy = report["validation"]["accuracy"]
     assert accuracy["n"] == counts["validation_pairs"]
