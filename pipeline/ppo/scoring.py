@@ -9,7 +9,9 @@ Shapes: B responses.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +68,7 @@ class Scorer:
             prompts: the rows' prompts as text.
 
         Raises:
-            UserError: a function gives another number of scores than it was asked for.
+            UserError: a function raises, or gives another number of scores than it was asked for.
         """
         args = self.args
         scores, answers = rollout.in_parts(self._ask, args.local_rollout_forward_batch_size)
@@ -96,11 +98,16 @@ class Scorer:
     def _call(self, one: RewardFunction, rollout: Rollout, prompts: Sequence[str]) -> Tensor:
         """(B,) what a function gives, without its weight."""
         ids = rollout.response_ids()
-        given: Any = one.function(
-            prompts=list(prompts),
-            completions=[self.tokenizer.decode(row) for row in ids],
-            completion_ids=ids,
-        )
+        completions = [self.tokenizer.decode(row) for row in ids]
+        try:
+            given: Any = one.function(
+                prompts=list(prompts), completions=completions, completion_ids=ids
+            )
+        except Exception as error:  # whatever the user's code may raise
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            problem = f"raised {type(error).__name__}: {error} ({where})."
+            raise UserError(f"the reward function {one.name}", problem, "correct it.") from error
         try:
             scores = torch.tensor([float(score) for score in given])
         except (TypeError, ValueError):

@@ -100,6 +100,19 @@ def test_anything_but_a_number_for_each_response_is_refused(
         Scorer(config, tokenizer, reward_model, [function])(rollout, ["a", "b", "c"])
 
 
+def test_what_a_function_raises_is_one_line(
+    config: PPOConfig, tokenizer: Tokenizer, reward_model: RewardModel, rollout: Rollout
+) -> None:
+    def broken(**_: Any) -> list[float]:
+        raise KeyError("no such word")
+
+    match = r"function odd: raised KeyError: 'no such word' \(test_scoring\.py:\d+\)"
+    with pytest.raises(UserError, match=match):
+        Scorer(config, tokenizer, reward_model, [RewardFunction("odd", broken)])(
+            rollout, ["a", "b", "c"]
+        )
+
+
 def test_functions_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def brief(completions, **_):\n    return [1.0]\n")
     entry = RewardFunctionSource(file="mine.py", function="brief", weight=0.5)
