@@ -2,6 +2,7 @@
 # make label        open the labeling application of CONFIG (default: the quickstart's)
 # make test         all tests: first those that take seconds, then whole stages and the browser
 # make lint         ruff and pyright
+# make .venv-trl/installed   TRL's last PPO trainer in an environment of its own, to compare with
 #
 # PYTHON=python3.12     the interpreter to make .venv with; found by itself otherwise
 # TORCH_INDEX_URL=…     where a Linux machine without a GPU gets torch from: name an index of CPU builds
@@ -14,6 +15,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+TRL_PIP := .venv-trl/bin/python -m pip install -qq --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 HAS_PINNED_TORCH := $(BIN)/python -c "import importlib.metadata as m; \
 	assert m.version('torch').split('+')[0] == '$(TORCH)'" 2>/dev/null
@@ -57,4 +59,16 @@ lint: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	@$(PIP) -c .venv/constraints.txt -e ".[dev]"
+	@touch $@
+
+# TRL's last release with a PPO trainer, for benchmarks/ppo.py and examples/ppo_from_trl.py alone:
+# it does not go with the TRL that the pipeline uses.
+.venv-trl/installed: constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found. Fix: make PYTHON=/path/to/python"; false; }
+	@echo "Installing TRL 1.12 into .venv-trl (once; a few minutes) …"
+	@$(PYTHON) -m venv --clear .venv-trl
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(TRL_PIP) "torch==$(TORCH)+cpu" 2>/dev/null || [ -z "$(TORCH_INDEX_URL)" ] || \
+		$(TRL_PIP) --index-url "$(TORCH_INDEX_URL)" "torch==$(TORCH)" || true; fi
+	@$(TRL_PIP) "torch==$(TORCH)" trl==1.12.0 "transformers<5.24"
 	@touch $@
