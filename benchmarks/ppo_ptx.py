@@ -3,12 +3,13 @@
     python -m benchmarks.ppo_ptx --seeds 3
     python -m benchmarks.ppo_ptx --quick
 
-Every seed is a world and a run of the quickstart (those of ``benchmarks.quickstart`` are taken
-where they are finished). From the same fine-tuned model and reward model it is then optimized with
-PPO-ptx, of which each coefficient is an arm. Measured are the bits a byte of the corpus' held-out
-documents, over the sources in the mixture's proportions, and the judge's rating on held-out
-prompts. Of what PPO adds to the loss of sft, PPO-ptx recovers a share; of what PPO adds to the
-rating, it may lose a share. The last line is one JSON object.
+Every seed is a world and a run of the quickstart, which trains with PPO-ptx (those of
+``benchmarks.quickstart`` are taken where they are finished). From the same fine-tuned model and
+reward model it is then optimized without, and both ways once more at no price of divergence
+(*free*), where a policy may forget what it likes. Measured are the bits a byte of the corpus'
+held-out documents, over the sources in the mixture's proportions, and the judge's rating on
+held-out prompts. Of what plain PPO adds to the loss of sft, PPO-ptx recovers a share; of what it
+adds to the rating, PPO-ptx may lose a share. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,17 +31,24 @@ from pipeline.config_file import load_config
 from stages.cli import run_folder_of
 from stages.run import run_chain
 
-COEFFICIENTS = {False: (0.3, 1.0, 3.0), True: (1.0,)}  # by --quick
+# By name: what is set otherwise than in the quickstart, and the plain PPO that it is held against.
+ARMS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "ptx": ((), "ppo"),
+    "ppo": (("ppo.ptx_coef=0",), None),
+    "ppo free": (("ppo.ptx_coef=0", "ppo.kl_coef=0"), None),
+    "ptx free": (("ppo.kl_coef=0",), "ppo free"),
+}
+WITH_PTX = tuple(arm for arm, (_, plain) in ARMS.items() if plain)
 SHARED = ("data", "base", "sft", "samples", "labels", "reward", "labels.db", "config.json")
 
 
-def arm_config(seed: int, coefficient: float, quick: bool) -> RunConfig:
-    """The quickstart of a seed with PPO-ptx; with a coefficient of 0 the quickstart itself."""
+def arm_config(seed: int, arm: str, quick: bool) -> RunConfig:
+    """The quickstart of a seed with what the arm sets; ``ptx`` is the quickstart itself."""
     name = f"benchmark-quickstart-{'quick-' if quick else ''}{seed}"
-    if coefficient:
-        name = name.replace("quickstart", "ptx") + f"-{coefficient:g}"
+    if arm != "ptx":
+        name = name.replace("quickstart", "ptx") + f"-{arm.replace(' ', '-')}"
     overrides = [f"seed={seed}", f"name={name}", *(QUICK if quick else ())]
-    return load_config(CONFIG, [*overrides, f"ppo.ptx_coef={coefficient}"])
+    return load_config(CONFIG, [*overrides, *ARMS[arm][0]])
 
 
 def run_arm(config: RunConfig, from_run: Path | None) -> Path:
@@ -89,11 +97,13 @@ def measure(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, float
 
 
 def shares(seed: dict[str, dict[str, float]], arm: str) -> dict[str, float | None]:
-    """Of PPO's added loss, the share that an arm recovers; of its gain in rating, what it loses.
+    """Of plain PPO's added loss, the share that an arm recovers; of its gain, what it loses.
 
-    None where PPO added nothing.
+    None where plain PPO added nothing.
     """
-    sft, ppo, ptx = seed["sft"], seed["ppo"], seed[arm]
+    plain_arm = ARMS[arm][1]
+    assert plain_arm is not None
+    sft, ppo, ptx = seed["sft"], seed[plain_arm], seed[arm]
     added = ppo["bits_per_byte"] - sft["bits_per_byte"]
     gained = ppo["rating"] - sft["rating"]
     return {
@@ -118,7 +128,7 @@ def table(seeds: Sequence[dict[str, dict[str, float]]]) -> list[str]:
             for figure in ("bits_per_byte", "rating", "kl_to_sft")
         ]
         line = f"| {arm} | {cells[0]:.3f} | {cells[1]:.2f} | {cells[2]:.1f} |"
-        if arm.startswith("ptx"):
+        if arm in WITH_PTX:
             recovered = mean_share(seeds, arm, "recovered")
             lines.append(f"{line} {recovered} | {mean_share(seeds, arm, 'rating_lost')} |")
         else:
@@ -134,20 +144,19 @@ def main() -> None:
     options = parser.parse_args()
     seeds: list[dict[str, dict[str, float]]] = []
     for seed in range(FIRST_SEED, FIRST_SEED + (1 if options.quick else options.seeds)):
-        plain = arm_config(seed, 0.0, options.quick)
-        folder = run_arm(plain, None)
-        arms = {name: measure(folder, plain, name) for name in ("base", "sft", "ppo")}
-        for coefficient in COEFFICIENTS[options.quick]:
-            config = arm_config(seed, coefficient, options.quick)
-            arms[f"ptx {coefficient:g}"] = measure(run_arm(config, folder), config, "ppo")
+        quickstart = arm_config(seed, "ptx", options.quick)
+        folder = run_arm(quickstart, None)
+        arms = {name: measure(folder, quickstart, name) for name in ("base", "sft")}
+        for arm in ARMS:
+            config = arm_config(seed, arm, options.quick)
+            arms[arm] = measure(run_arm(config, folder), config, "ppo")
         seeds.append(arms)
         for name, figures in arms.items():
             print(f"seed {seed}  {name:<9}" + "  ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     print("\n".join(table(seeds)))
     result: dict[str, Any] = {"n": len(seeds), "seeds": seeds, "cpus": os.cpu_count()}
-    for arm in seeds[0]:
-        if arm.startswith("ptx"):
-            result[arm] = [shares(seed, arm) for seed in seeds]
+    for arm in WITH_PTX:
+        result[arm] = [shares(seed, arm) for seed in seeds]
     print(json.dumps(result))
 
 

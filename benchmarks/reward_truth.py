@@ -64,15 +64,13 @@ SEEDS = 3
 TIMES = {False: (1, 2, 4, 8), True: (1, 2)}  # by --quick
 SETTINGS = {
     "as the quickstart": (),
-    "without surprisal": ("reward.surprisal=null",),
     "without questions": ("reward.question_weight=0",),
-    "without both": ("reward.surprisal=null", "reward.question_weight=0"),
+    "surprisal before": ("reward.surprisal.responses_per_prompt=6",),
     "surprisal 4×, 2 epochs": ("reward.surprisal.responses_per_prompt=24", "reward.epochs=2"),
 }
 QUICK = (
     "data.tinyworld.label_prompts=12",
     "data.tinyworld.ppo_prompts=4",
-    "reward.surprisal.responses_per_prompt=2",
     "data.tinyworld.documents=300",
     "data.tinyworld.demonstrations=40",
     "data.tinyworld.heldout_prompts=10",
@@ -256,7 +254,7 @@ def main() -> None:
             return measure(world, learn(world, world.labeled[:times], seed), heldout)
 
         result[f"labels_{times}x"] = over_seeds(seeds, curve)
-        show(f"labels {times}×, without surprisal", result[f"labels_{times}x"])
+        show(f"labels {times}×", result[f"labels_{times}x"])
     usual = world.labeled[0]
 
     def seen(seed: int) -> Figures:

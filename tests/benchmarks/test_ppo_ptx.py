@@ -21,16 +21,17 @@ def test_the_last_line_holds_the_figures(tmp_path: Path, quick_run: QuickRun) ->
     figures = json.loads(lines[-1])
     assert figures["n"] == 1
     (arms,) = figures["seeds"]
-    assert list(arms) == ["base", "sft", "ppo", "ptx 1"]
+    assert list(arms) == ["base", "sft", "ptx", "ppo", "ppo free", "ptx free"]
     measured = json.loads(
         (tmp_path / "runs" / "benchmark-quickstart-quick-1000" / "base" / "pretraining.json")
         .read_text()
     )["heldout_bits_per_byte"]  # fmt: skip
     assert min(measured.values()) < arms["base"]["bits_per_byte"] < max(measured.values())
-    assert arms["ppo"]["bits_per_byte"] != arms["ptx 1"]["bits_per_byte"]
-    rows = (tmp_path / "runs" / "benchmark-ptx-quick-1000-1" / "ppo" / "metrics.jsonl").read_text()
-    assert "loss/ptx" in rows
-    assert sum(line.startswith("| ") for line in lines) == 5
+    assert len({arm["bits_per_byte"] for arm in arms.values()}) == 6
+    for run, with_ptx in (("quickstart-quick-1000", True), ("ptx-quick-1000-ppo", False)):
+        rows = tmp_path / "runs" / f"benchmark-{run}" / "ppo" / "metrics.jsonl"
+        assert ("loss/ptx" in rows.read_text(encoding="utf-8")) == with_ptx
+    assert sum(line.startswith("| ") for line in lines) == 7
 
 
 def test_shares_by_hand() -> None:
@@ -38,9 +39,12 @@ def test_shares_by_hand() -> None:
         "sft": {"bits_per_byte": 1.0, "rating": 4.0},
         "ppo": {"bits_per_byte": 1.5, "rating": 6.0},
         "ptx": {"bits_per_byte": 1.1, "rating": 5.9},
+        "ppo free": {"bits_per_byte": 2.0, "rating": 5.0},
+        "ptx free": {"bits_per_byte": 1.0, "rating": 5.5},
     }
     code = "import json, sys; from benchmarks.ppo_ptx import shares; "
-    code += "print(json.dumps(shares(json.loads(sys.argv[1]), 'ptx')))"
+    code += "seed = json.loads(sys.argv[1]); "
+    code += "print(json.dumps([shares(seed, arm) for arm in ('ptx', 'ptx free')]))"
     result = subprocess.run(
         [sys.executable, "-c", code, json.dumps(seed)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -50,4 +54,5 @@ def test_shares_by_hand() -> None:
         check=True,
     )
     found = json.loads(result.stdout)
-    assert found == pytest.approx({"recovered": 0.8, "rating_lost": 0.05})
+    assert found[0] == pytest.approx({"recovered": 0.8, "rating_lost": 0.05})
+    assert found[1] == pytest.approx({"recovered": 1.0, "rating_lost": -0.5})

@@ -25,7 +25,7 @@ def test_the_last_line_holds_the_figures(quick_run: QuickRun) -> None:
     assert set(last["ceilings"]) == {
         "rubric_on_labels", "labeler_on_labeler", "labeler_on_true_pairs"
     }  # fmt: skip
-    assert {"as the quickstart", "without surprisal"} <= set(last["settings"])
+    assert {"as the quickstart", "surprisal before"} <= set(last["settings"])
     assert all(0 <= one["true_pairs_right"] <= 1 for one in last["settings"].values())
     for name in ("labels_1x", "labels_2x", "with_likelihoods", "grouping", "labelers"):
         for leaf in last[name].values():
