@@ -291,13 +291,17 @@ class CompareSection(Section):
 
 
 class RunConfig(Section):
-    """A whole run. ``data_root`` is where relative paths of sources and files start."""
+    """A whole run. ``data_root`` is where relative paths of sources and files start.
+
+    ``tracker`` is told every metric beside ``metrics.jsonl``; its package is installed by oneself.
+    """
 
     name: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data_root: str = "."
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     processes: Positive = 1
+    tracker: Literal["tensorboard", "trackio", "wandb"] | None = None
     data: DataSection
     pretrain: PretrainSection | None = None
     import_base: ImportBaseSection | None = None

@@ -15,16 +15,13 @@ import math
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import JsonValue
@@ -51,6 +48,8 @@ from pipeline.precision import autocast_of, forget_accelerate, precision_of
 from pipeline.progress import Progress
 from pipeline.run_lock import run_lock
 from pipeline.sealed import keys_in
+from pipeline.signals import sigterm_exits
+from pipeline.tracking import Tracker, require_tracker
 
 if TYPE_CHECKING:
     import accelerate
@@ -85,6 +84,7 @@ class StageContext:
         self._started = time.monotonic()
         self._earlier_seconds = 0.0  # of the same work, before it was killed
         self._metrics: IO[str] | None = None
+        self._tracker: Tracker | None = None
         self._spoke_of_snapshots = False
 
     @property
@@ -191,6 +191,7 @@ class StageContext:
                 last = path.read_text(encoding="utf-8").splitlines()[-1]
                 self._earlier_seconds = json.loads(last)["seconds"]
             self._metrics = path.open("a", encoding="utf-8")
+        self._track(step, metrics)
         row: dict[str, Any] = {"step": step, "seconds": round(self.elapsed_seconds, 3)}
         for name, value in metrics.items():
             if not isinstance(value, str):
@@ -198,6 +199,16 @@ class StageContext:
             row[name] = value
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
+
+    def _track(self, step: int, metrics: Mapping[str, float | str]) -> None:
+        name = self.config.tracker
+        if name is None or not self.is_leader:
+            return
+        if self._tracker is None:
+            stage = self.links.stage
+            settings = chain.section_values(stage, self.config)
+            self._tracker = Tracker(name, self.run_folder, stage, settings)
+        self._tracker.log(step, metrics)
 
     def progress(self, total: int, label: str) -> Progress:
         """A bar of ``total`` steps, or lines when not on a terminal; the leader's only."""
@@ -231,9 +242,12 @@ class StageContext:
         )
 
     def close(self) -> None:
-        """Closes the metrics file."""
+        """Closes the metrics file and the tracker."""
         if self._metrics is not None:
             self._metrics.close()
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
 
 
 @contextmanager
@@ -244,11 +258,13 @@ def open_stage(name: str, config: RunConfig, run_folder: Path) -> Generator[Stag
     others write into their ``output`` is thrown away.
 
     Raises:
-        UserError: the number of processes is not the configured one; an input folder is missing
-            or corrupt; an external file is missing; another process works in the run folder.
+        UserError: the number of processes is not the configured one; the tracker is not installed;
+            an input folder is missing or corrupt; an external file is missing; another process
+            works in the run folder.
     """
     links = chain.links_of(name, config)
     chain.section_values(name, config)
+    require_tracker(config.tracker)
     _check_world_size(name, config, int(os.environ.get("WORLD_SIZE", "1")))
     started = datetime.now(UTC)
     keep_freed_memory()
@@ -377,20 +393,3 @@ def corrupt_folder(folder: Path, problem: str, maker: str) -> UserError:
         f"is corrupt: {problem}.",
         f"rebuild it with align run CONFIG --from {maker}, or delete the folder.",
     )
-
-
-@contextmanager
-def sigterm_exits() -> Generator[None]:
-    """Turns SIGTERM into SystemExit, so that the temporary folder is removed."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.run_lock import HOLDER, lock_descriptor
-from pipeline.stage_context import sigterm_exits, write_config
+from pipeline.signals import sigterm_exits
+from pipeline.stage_context import write_config
 from stages.cli import StageFailedError, run_folder_of
 
 POLL_SECONDS = 0.1

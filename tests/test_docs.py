@@ -120,7 +120,7 @@ def align_faults(text: str) -> Iterator[str]:
 
 def make_faults(text: str) -> Iterator[str]:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([\w./-]+):", makefile, flags=re.MULTILINE))
     variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, flags=re.MULTILINE))
     for program, *words in commands(text):
         if program == "make":

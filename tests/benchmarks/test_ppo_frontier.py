@@ -23,8 +23,8 @@ def test_the_last_line_holds_the_figures(quick_run: QuickRun) -> None:
 
 
 def test_between_two_policies_by_hand() -> None:
-    points = [Point(2.0, 1.0, 6.0), Point(0.0, 0.0, 4.0), Point(1.0, 0.8, 5.0)]
-    assert at_divergence(points, 1.5) == Point(1.5, pytest.approx(0.9), pytest.approx(5.5))
-    assert at_divergence(points, 0.25) == Point(0.25, pytest.approx(0.2), pytest.approx(4.25))
+    points = [Point(2.0, 1.0, 6.0), Point(0.0, 0.0, 4.0), Point(1.0, 0.75, 5.0)]
+    assert at_divergence(points, 1.5) == Point(1.5, 0.875, 5.5)
+    assert at_divergence(points, 0.25) == Point(0.25, 0.1875, 4.25)
     assert at_divergence(points, 2.0) == points[0]
     assert at_divergence(points, 2.1) is None
