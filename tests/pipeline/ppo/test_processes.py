@@ -135,6 +135,22 @@ def test_all_processes_stop_together(
     assert len(ends[0]["rows"]) == len(ends[1]["rows"]) < 8
 
 
+@pytest.mark.slow
+def test_all_processes_end_an_update_after_the_same_step(
+    args: PPOConfig,
+    tokenizer: Tokenizer,
+    make_policy: Callable[..., GPT],
+    make_reward_model: Callable[..., RewardModel],
+    tmp_path: Path,
+) -> None:
+    changes = {"learning_rate": 1e-2, "max_approx_kl": 1e-9, "num_ppo_epochs": 3}
+    short = args.model_copy(update=changes)
+    assert start(2, tmp_path, (short, tokenizer, make_policy(), make_reward_model())) == [0, 0]
+    rows = [torch.load(tmp_path / f"rows-{n}.pt")["rows"] for n in (0, 1)]
+    steps = [[row["policy/steps"] for row in own] for own in rows]
+    assert steps[0] == steps[1] == [2.0] * 3  # the first step begins at the policy that acted
+
+
 def test_a_minibatch_smaller_than_the_processes_is_refused(args: PPOConfig) -> None:
     from pipeline.ppo.check import check_shares
 
