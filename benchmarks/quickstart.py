@@ -122,8 +122,8 @@ def verdicts(seeds: Sequence[dict[str, Any]], flags: dict[str, Leaf]) -> dict[st
             for r in ratings
         ),
         "sft >= 3.5 in every seed": all(r["sft"]["mean"] >= 3.5 for r in ratings),
-        "ppo beats sft in >= 60% in every seed": min(win_rates) >= 0.60,
-        "ppo beats sft in >= 68% on average": statistics.mean(win_rates) >= 0.68,
+        "ppo beats sft in >= 65% in every seed": min(win_rates) >= 0.65,
+        "ppo beats sft in >= 72% on average": statistics.mean(win_rates) >= 0.72,
         "no flag above sft's, pooled": bool(flags)
         and all((leaf["ci95"] or [1.0])[0] <= 0 for leaf in flags.values()),
         "distinct answers >= 90% of sft's in every seed": all(

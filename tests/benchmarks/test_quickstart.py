@@ -60,29 +60,29 @@ def broken(seeds: list[dict[str, Any]], flags: dict[str, Any]) -> list[str]:
 
 
 def test_promises_hold_where_every_figure_is_good() -> None:
-    assert broken([seed(3.8, 5.5, 0.77), seed(3.5, 5.0, 0.6)], {"rude": FLAG}) == []
+    assert broken([seed(3.8, 5.5, 0.8), seed(3.5, 5.0, 0.65)], {"rude": FLAG}) == []
 
 
 @pytest.mark.parametrize(
     ("bad", "flags", "promise"),
     [
-        (seed(3.8, 4.1, 0.7), {"rude": FLAG}, "base < sft < ppo, intervals apart, in every seed"),
-        (seed(3.4, 5.5, 0.7), {"rude": FLAG}, "sft >= 3.5 in every seed"),
-        (seed(3.8, 5.5, 0.59), {"rude": FLAG}, "ppo beats sft in >= 60% in every seed"),
-        (seed(3.8, 5.5, 0.6), {"rude": FLAG}, "ppo beats sft in >= 68% on average"),
+        (seed(3.8, 4.1, 0.75), {"rude": FLAG}, "base < sft < ppo, intervals apart, in every seed"),
+        (seed(3.4, 5.5, 0.75), {"rude": FLAG}, "sft >= 3.5 in every seed"),
+        (seed(3.8, 5.5, 0.64), {"rude": FLAG}, "ppo beats sft in >= 65% in every seed"),
+        (seed(3.8, 5.5, 0.66), {"rude": FLAG}, "ppo beats sft in >= 72% on average"),
         (
-            seed(3.8, 5.5, 0.7),
+            seed(3.8, 5.5, 0.75),
             {"rude": FLAG | {"ci95": [0.01, 0.1]}},
             "no flag above sft's, pooled",
         ),
-        (seed(3.8, 5.5, 0.7), {}, "no flag above sft's, pooled"),
+        (seed(3.8, 5.5, 0.75), {}, "no flag above sft's, pooled"),
         (
-            seed(3.8, 5.5, 0.7, distinct={"sft": 1.0, "ppo": 0.89}),
+            seed(3.8, 5.5, 0.75, distinct={"sft": 1.0, "ppo": 0.89}),
             {"rude": FLAG},
             "distinct answers >= 90% of sft's in every seed",
         ),
         (
-            seed(3.8, 5.5, 0.7, empty={"sft": 0.0, "ppo": 0.01}),
+            seed(3.8, 5.5, 0.75, empty={"sft": 0.0, "ppo": 0.01}),
             {"rude": FLAG},
             "empty answers < 1% in every seed",
         ),
