@@ -32,7 +32,7 @@ PANELS = {
     "rollout/eos_rate": "responses that end by themselves",
     "rollout/distinct": "distinct responses of a batch",
     "val/explained_var": "returns' variance that the critic explains",
-    "policy/approxkl_avg": "how far a step's policy is from the one that acted",
+    "policy/approxkl_avg": "distance from the policy that acted",
 }
 
 
