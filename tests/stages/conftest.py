@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig
-from pipeline.gpt2_format import load_gpt
+from pipeline.hugging_face import load_language_model
 from pipeline.records import Prompt, RankedResponse, Ranking, write_rows
 from pipeline.reward import RewardModel
 from pipeline.reward_files import save_reward_model
@@ -39,6 +39,7 @@ def alternatives_config(**sections: Any) -> RunConfig:
         "dpo": {"learning_rate": 1e-2, "batch_pairs": 2},
         "rloo": RLOO,
         "best_of_n": {"n": 3},
+        "ppo": {"total_episodes": 8, "batch_size": 4, "response_length": 12, "learning_rate": 1e-3},
         "compare": comparison | {"examples": 3},
     }
     return RunConfig.model_validate(values | sections)
@@ -62,7 +63,7 @@ def make_rankings() -> list[Ranking]:
     ]
 
 
-def make_run(run_folder: Path, model_folder: Path, publish_folder: Publish) -> Path:
+def make_alternatives_run(run_folder: Path, model_folder: Path, publish_folder: Publish) -> Path:
     tokenizer = Tokenizer.load(model_folder)
 
     def write_data(folder: Path) -> None:
@@ -78,7 +79,7 @@ def make_run(run_folder: Path, model_folder: Path, publish_folder: Publish) -> P
 
     def write_reward(folder: Path) -> None:
         head = torch.Generator().manual_seed(4)
-        save_reward_model(RewardModel(load_gpt(model_folder), head), folder, tokenizer)
+        save_reward_model(RewardModel(load_language_model(model_folder), head), folder, tokenizer)
 
     publish_folder(run_folder / "data", write_data)
     for name in ("base", "sft", "ppo"):
@@ -95,7 +96,9 @@ def optimized(
     tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, publish_folder: Publish
 ) -> Path:
     """A run in which the three stages have run, and compare after them. Read it only."""
-    run_folder = make_run(tmp_path_factory.mktemp("run"), tiny_model_folder, publish_folder)
+    run_folder = make_alternatives_run(
+        tmp_path_factory.mktemp("run"), tiny_model_folder, publish_folder
+    )
     for stage in (dpo, rloo, best_of_n, compare):
         stage.run(alternatives_config(), run_folder)
     return run_folder

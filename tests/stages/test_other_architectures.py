@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,23 @@ from pipeline.config import RunConfig
 from pipeline.hugging_face import HuggingFaceLM, load_language_model, save_language_model
 from pipeline.records import Demonstration, Prompt, SampleSet, read_rows, write_rows
 from pipeline.tokenizer import Tokenizer
-from stages import chat, sample, sft
+from stages import best_of_n, chat, compare, dpo, ppo, rloo, sample, sft
+from tests.stages.conftest import alternatives_config, make_alternatives_run
 
 Publish = Callable[[Path, Callable[[Path], object]], None]
 ANSWER = "The fox is in the mill."
+
+
+def make_llama(tokenizer: Tokenizer) -> HuggingFaceLM:
+    torch.manual_seed(0)
+    theirs: Any = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            vocab_size=tokenizer.vocab_size, hidden_size=32, intermediate_size=64,
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=96, initializer_range=0.1,
+        )
+    )  # fmt: skip
+    return HuggingFaceLM(theirs)
 
 
 @pytest.mark.slow
@@ -31,16 +45,8 @@ def test_llama_learns_an_answer_and_gives_it(
     capsys: pytest.CaptureFixture[str],
     lora: dict[str, Any] | None,
 ) -> None:
-    torch.manual_seed(0)
-    theirs: Any = AutoModelForCausalLM.from_config(
-        LlamaConfig(
-            vocab_size=tiny_tokenizer.vocab_size, hidden_size=32, intermediate_size=64,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=96, initializer_range=0.1,
-        )
-    )  # fmt: skip
     run = tmp_path / "run"
-    base = HuggingFaceLM(theirs)
+    base = make_llama(tiny_tokenizer)
     publish_folder(run / "base", lambda to: save_language_model(base, to, tiny_tokenizer))
     rows = [Demonstration(prompt=f"Where is fox {i}?", response=ANSWER) for i in range(12)]
     prompts = [Prompt(prompt_id="p0", prompt="Where is fox 3?", split="label")]
@@ -72,3 +78,24 @@ def test_llama_learns_an_answer_and_gives_it(
     monkeypatch.setattr("sys.stdin", io.StringIO("Where is fox 3?\n"))
     chat.chat(run / "sft", temperature=0.1, max_response_tokens=30)
     assert capsys.readouterr().out.strip() == ANSWER
+
+
+@pytest.mark.slow
+def test_llama_is_optimized_in_every_way_and_compared(
+    tmp_path: Path, tiny_tokenizer: Tokenizer, publish_folder: Publish
+) -> None:
+    folder = tmp_path / "llama"
+    save_language_model(make_llama(tiny_tokenizer), folder, tiny_tokenizer)
+    run = make_alternatives_run(tmp_path / "run", folder, publish_folder)
+    config = alternatives_config()
+    for stage in (dpo, rloo, best_of_n, ppo, compare):
+        stage.run(config, run)
+    report = json.loads((run / "compare" / "report.json").read_text(encoding="utf-8"))
+    assert list(report["checkpoints"]) == ["base", "sft", "dpo", "rloo", "best_of_n", "ppo"]
+    ids = torch.tensor([tiny_tokenizer.encode_prompt("the fox")])
+    with torch.no_grad():
+        before = load_language_model(run / "sft")(ids)
+        for name in ("dpo", "rloo", "ppo"):
+            tuned = load_language_model(run / name)
+            assert isinstance(tuned, HuggingFaceLM)
+            assert float((tuned(ids) - before).abs().max()) > 1e-4, name
