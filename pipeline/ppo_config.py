@@ -146,6 +146,24 @@ class PPOConfig(Section):
         return cast(Any, values)
 
     @model_validator(mode="after")
+    def _has_an_effect(self) -> PPOConfig:
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError("kl_target moves kl_coef by factors, and it is 0: give it a start")
+        if self.kl_target is not None and self.kl_horizon < self.batch_size:
+            raise ValueError(
+                f"kl_horizon {self.kl_horizon} is below batch_size {self.batch_size}: the "
+                "coefficient would overshoot, and may change its sign"
+            )
+        if self.lora is not None and self.critic_init != "reward":
+            raise ValueError("with lora the critic starts as the reward model: leave critic_init")
+        if self.value_warmup_updates >= self.total_episodes / self.batch_size:
+            raise ValueError(
+                f"value_warmup_updates {self.value_warmup_updates} leaves the policy none of the "
+                f"{self.total_episodes // self.batch_size} updates"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _divisible(self) -> PPOConfig:
         if self.batch_size % self.num_mini_batches:
             raise ValueError(

@@ -191,7 +191,13 @@ def _words(question: str) -> str:
 
 def _warnings(report: Mapping[str, Any], best: str, other: str) -> list[str]:
     pair, checkpoint = _pair(report, best, other), report["checkpoints"][best]
-    warnings = _training_warnings(report)
+    warnings = _training_warnings(report) if best == "ppo" else []
+    if best == "best_of_n":
+        n = report["settings"].get("best_of_n", {}).get("n", "n")
+        warnings.append(
+            f"best_of_n is no model: sft answers {n} times and the reward model chooses, at {n} "
+            f"times the cost of an answer. {other} is the next."
+        )
     for question, leaf in worse_answers(report, best, other):
         a, b = (report["checkpoints"][name]["answers"][question]["mean"] for name in (best, other))
         warnings.append(

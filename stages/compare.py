@@ -106,8 +106,15 @@ def heldout_prompts(path: Path, limit: int) -> list[Prompt]:
 
 
 def chosen_answers(path: Path, prompts: Sequence[Prompt]) -> list[Answer]:
-    """What the stage best_of_n chose for each prompt; its divergence is the known bound."""
+    """What the stage best_of_n chose for each prompt; its divergence is the known bound.
+
+    Raises:
+        UserError: it answered other prompts than these.
+    """
     chosen = {row.prompt_id: row for row in read_rows(path, ChosenResponse)}
+    if not chosen.keys() >= {prompt.prompt_id for prompt in prompts}:
+        problem = "answers other prompts than are compared now."
+        raise UserError(path, problem, "run the stage best_of_n again, or use align run.")
     return [
         Answer(row.ids, row.finished, divergence_bound(row.n))
         for row in (chosen[prompt.prompt_id] for prompt in prompts)

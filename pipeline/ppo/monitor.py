@@ -9,6 +9,7 @@ raised; those of collapse end the run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ class Monitor:
     """Watches a run; all that it remembers can be kept in a snapshot and put back."""
 
     limits: AlarmLimits
+    episodes: int
     first: dict[str, float] = field(default_factory=dict[str, float])
     streaks: dict[str, int] = field(default_factory=dict[str, int])
     raised: list[Alarm] = field(default_factory=list[Alarm])
@@ -52,11 +54,24 @@ class Monitor:
         """
         if not self.first:
             self.first = dict(metrics)
-        wrong = {alarm.name: alarm for alarm in breaches(update, metrics, self.first, self.limits)}
+        wrong = {alarm.name: alarm for alarm in self._breaches(update, metrics)}
         self.streaks = {name: self.streaks.get(name, 0) + 1 for name in wrong}
         new = [wrong[name] for name, n in self.streaks.items() if n == self.limits.patience]
         self.raised += new
         return new
+
+    def is_sick(self, metrics: Metrics) -> bool:
+        """Whether the policy is beyond a limit that ends a run, or was so one update ago.
+
+        Args:
+            metrics: of the present one, as far as they are known before its steps.
+        """
+        standing = any(name in COLLAPSE for name in self.streaks)
+        now = self._breaches(0, self.first | dict(metrics)) if self.first else []
+        return standing or any(alarm.is_collapse for alarm in now)
+
+    def _breaches(self, update: int, metrics: Metrics) -> list[Alarm]:
+        return breaches(update, metrics, self.first, self.limits, self.episodes)
 
     def state(self) -> dict[str, Any]:
         """What it remembers, as JSON values."""
@@ -69,7 +84,20 @@ class Monitor:
         self.raised = [Alarm(**values) for values in state["raised"]]
 
 
-def breaches(update: int, now: Metrics, first: Metrics, limits: AlarmLimits) -> list[Alarm]:
+def has_fallen(now: float, first: float, share: float, episodes: int) -> bool:
+    """Whether a share of a batch's responses is below ``share`` of what it was, beyond chance.
+
+    Beyond three standard errors of the difference of two batches: of a policy that hardly ever ends
+    its responses, half as many in one batch as in another say nothing.
+    """
+    middle = (now + first) / 2
+    error = math.sqrt(2 * middle * (1 - middle) / episodes)
+    return now < share * first and first - now > 3 * error
+
+
+def breaches(
+    update: int, now: Metrics, first: Metrics, limits: AlarmLimits, episodes: int
+) -> list[Alarm]:
     """What stands beyond a limit in this update, by the metrics of this update and the first."""
     found: list[Alarm] = []
 
@@ -80,7 +108,7 @@ def breaches(update: int, now: Metrics, first: Metrics, limits: AlarmLimits) -> 
     distinct = now["rollout/distinct"]
     check(
         "distinct",
-        distinct < limits.distinct_share * first["rollout/distinct"],
+        has_fallen(distinct, first["rollout/distinct"], limits.distinct_share, episodes),
         f"only {distinct:.0%} of a batch's responses are distinct",
         "raise kl_coef or lower learning_rate; read what the reward model likes so much",
     )
@@ -101,7 +129,7 @@ def breaches(update: int, now: Metrics, first: Metrics, limits: AlarmLimits) -> 
     eos_rate, eos_first = now["rollout/eos_rate"], first["rollout/eos_rate"]
     check(
         "eos_rate",
-        eos_rate < limits.eos_rate_share * eos_first,
+        has_fallen(eos_rate, eos_first, limits.eos_rate_share, episodes),
         f"{eos_rate:.0%} of the responses end by themselves, {eos_first:.0%} did at first",
         "raise missing_eos_penalty, or response_length if good answers need more room",
     )

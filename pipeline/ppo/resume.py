@@ -76,11 +76,12 @@ class Keeper:
         """Keeps the weights before an update where they are evaluated and are the best so far.
 
         They are judged by score and divergence on the fixed prompts, or on the update's own where
-        there are none.
+        there are none; the divergence has the price that it had at first.
         """
         if self.best is None or update % args.eval_every_updates or not self.processes.leads:
             return
-        reached = metrics.get("eval/rlhf_reward", metrics["objective/rlhf_reward"])
+        own = metrics["objective/scores"] - args.kl_coef * metrics["objective/kl"]
+        reached = metrics.get("eval/rlhf_reward", own)
         is_best_yet(self.best, update, -reached, self.models)
 
     def restore_best(self) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,12 @@ def load_reward_functions(
 
 
 def _function_of(path: Path, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"reward_functions_{path.stem}", path)
+    known_as = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"reward_functions_{path.stem}_{known_as}", path)
     if spec is None or spec.loader is None:
         raise UserError(path, "is no Python file.", "correct ppo.reward_funcs.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and type hints look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code may raise

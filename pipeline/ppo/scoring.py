@@ -10,7 +10,7 @@ Shapes: B responses.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +38,22 @@ class RewardFunction(NamedTuple):
     weight: float = 1.0
 
 
+def check_names(functions: Sequence[str]) -> None:
+    """Raises UserError where a function has the name of another part of the score."""
+    taken = {"reward_model", "question_penalties", "missing_eos_penalty"}
+    for name in functions:
+        if name in taken:
+            problem = f"has the name of another part of the score, {name}."
+            raise UserError("a reward function", problem, "give the function another name.")
+        taken.add(name)
+
+
 class Scorer:
     """The score of responses, and how much of it each part gives.
 
     Raises:
-        UserError: a penalty is for a question that the reward model has no head for.
+        UserError: a penalty is for a question that the reward model has no head for, or two parts
+            have one name.
     """
 
     def __init__(
@@ -56,6 +67,7 @@ class Scorer:
         self.tokenizer = tokenizer
         self.reward_model = reward_model
         self.functions = functions
+        check_names([one.name for one in functions])
         self.answer_weights = answer_weights(args.question_penalties, reward_model.question_names)
 
     @torch.no_grad()
@@ -103,14 +115,17 @@ class Scorer:
             given: Any = one.function(
                 prompts=list(prompts), completions=completions, completion_ids=ids
             )
+            given = given if isinstance(given, Mapping | str) or given is None else list(given)
         except Exception as error:  # whatever the user's code may raise
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
             problem = f"raised {type(error).__name__}: {error} ({where})."
             raise UserError(f"the reward function {one.name}", problem, "correct it.") from error
         try:
-            scores = torch.tensor([float(score) for score in given])
-        except (TypeError, ValueError):
+            odd = isinstance(given, Mapping | str)
+            numbers = [] if odd else [float(score) for score in given]
+            scores = torch.tensor(numbers)
+        except (TypeError, ValueError, OverflowError):
             scores = torch.empty(0)
         if len(scores) != len(ids):
             raise UserError(

@@ -137,7 +137,7 @@ class PPOTrainer:
         self.steps_done = 0  # places in the schedule; those that max_approx_kl left out count
         self.kl_coef = args.kl_coef
         self.sampler_is_exact = False
-        self.monitor = Monitor(args.alarms)
+        self.monitor = Monitor(args.alarms, args.batch_size)
         self.stopped: str | None = None  # why the run ended before its last update
         self.updates_done = 0  # those that made the policy what it is
         optimizers = [self.policy_optimizer, self.critic_optimizer]
@@ -182,7 +182,8 @@ class PPOTrainer:
             experience = with_advantages(batch, args, self.kl_coef)
             self.check(experience) if update == 0 else check_sampler(experience)
             metrics = experience_metrics(experience, self.kl_coef) | evaluation
-            self.keeper.keep_best(update, metrics, args)
+            if not self.monitor.is_sick(metrics):
+                self.keeper.keep_best(update, metrics, args)
 
             # Several passes over the batch, an optimizer step per minibatch.
             learning_rate = args.learning_rate * self.decay()

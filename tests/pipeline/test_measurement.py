@@ -129,6 +129,26 @@ def test_a_policy_has_no_divergence_from_itself(
     assert all(row.kl_to_sft != 0 for row in moved)
 
 
+def test_the_divergence_is_that_of_the_tempered_policies(
+    tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    """At temperature 0.5, token by token: log-softmax of twice the logits, of both models."""
+    model, sft = load_gpt(tiny_model_folder), load_gpt(tiny_model_folder)
+    with torch.no_grad():
+        model.ln_f.bias.add_(torch.linspace(-0.3, 0.3, 32))
+    cool = SamplingSettings(6, temperature=0.5)
+    (answer,) = sample_answers(model, tiny_tokenizer, PROMPTS[:1], [3], cool, sft)
+    ids, expected = tiny_tokenizer.encode_prompt(PROMPTS[0].prompt), 0.0
+    for token in answer.ids:
+        for policy, sign in ((model, 1), (sft, -1)):
+            with torch.no_grad():
+                logits = policy(torch.tensor([ids]))[0, -1].double() / 0.5
+            logits[list(tiny_tokenizer.never_sampled_ids)] = -math.inf
+            expected += sign * float(logits.log_softmax(-1)[token])
+        ids = [*ids, token]
+    assert answer.kl_to_sft == pytest.approx(expected, abs=1e-4)
+
+
 def test_without_a_judge_there_is_no_rating(
     tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
 ) -> None:

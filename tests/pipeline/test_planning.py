@@ -64,6 +64,11 @@ def test_activations_are_about_what_the_backward_pass_keeps() -> None:
 def test_a_step_takes_time_and_parts_take_theirs() -> None:
     section = PretrainSection(layers=1, width=16, heads=1, row_tokens=8, batch_rows=64)
     parts = section.model_copy(update={"per_device_batch_rows": 1})
-    whole = seconds_per_step(section, 1, torch.device("cpu"), nullcontext, seconds=0.1)
-    divided = seconds_per_step(parts, 1, torch.device("cpu"), nullcontext, seconds=0.1)
+    whole, divided = (
+        min(
+            seconds_per_step(one, 1, torch.device("cpu"), nullcontext, seconds=0.1)
+            for _ in range(3)  # a busy machine may stall one measurement
+        )
+        for one in (section, parts)
+    )
     assert 0 < whole < divided  # 64 parts of a row cost more than one part of 64 rows

@@ -129,6 +129,30 @@ def test_a_response_is_judged_against_the_others_to_its_prompt(
     assert sorted(batch["advantages"].tolist()) == pytest.approx(sorted(expected), abs=1e-5)
 
 
+def test_every_setting_reaches_the_trainer(
+    tiny_model_folder: Path, tiny_tokenizer: Tokenizer, reward_model: RewardModel, tmp_path: Path
+) -> None:
+    section = RlooSection(
+        learning_rate=3e-4, beta=0.07, total_episodes=96, batch_size=24, num_generations=3,
+        num_iterations=3, num_mini_batches=2, epsilon=0.3, response_length=11, temperature=0.8,
+        normalize_advantages=True, max_grad_norm=0.6, checkpoint_every_updates=2,
+    )  # fmt: skip
+    reward = Reward(reward_model, tiny_tokenizer, 0.5)
+    trainer: Any = make_trainer(
+        tiny_model_folder, PROMPTS, reward, tiny_tokenizer, section, make_run(tmp_path)
+    )
+    expected = {
+        "learning_rate": 3e-4, "beta": 0.07, "num_generations": 3, "num_iterations": 3,
+        "per_device_train_batch_size": 12, "steps_per_generation": 2, "epsilon": 0.3,
+        "max_completion_length": 11, "temperature": 0.8, "normalize_advantages": True,
+        "max_grad_norm": 0.6, "max_steps": 4 * 3 * 2, "save_steps": 2 * 3 * 2, "top_k": 0,
+        "top_p": 1.0, "lr_scheduler_type": "linear",
+    }  # fmt: skip
+    assert {name: getattr(trainer.args, name) for name in expected} == expected
+    assert set(trainer.generation_config.suppress_tokens) == set(tiny_tokenizer.never_sampled_ids)
+    assert trainer.ref_model is not None
+
+
 def test_scores_that_are_no_numbers_are_refused(
     tiny_tokenizer: Tokenizer, reward_model: RewardModel
 ) -> None:

@@ -154,6 +154,15 @@ def test_one_prompt_decides_nothing() -> None:
     assert number(None) == "–"
 
 
+def test_the_best_of_n_is_no_model_to_ship_without_a_word() -> None:
+    report = report_of(make("sft", noisy(2, 0)), make("best_of_n", noisy(5.5, 1)))
+    report["settings"] = {"best_of_n": {"n": 8}}
+    report["ppo"] = {"updates": 9, "stopped": "collapsed", "alarms": []}
+    (warning,) = decide(report).warnings  # not of PPO, which is not what is shipped
+    assert "sft answers 8 times and the reward model chooses" in warning
+    assert warning.endswith("sft is the next.")
+
+
 def test_alarms_and_an_early_end_of_ppo_are_looked_at_first() -> None:
     report = report_of(make("sft", noisy(2, 0)), make("ppo", noisy(5.5, 1)))
     alarm = {"name": "kl", "update": 7, "message": "the divergence is 120", "advice": "more"}

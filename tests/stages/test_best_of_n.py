@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline.chain import STAGES, chain_of, links_of, section_values
 from pipeline.errors import UserError
+from stages import best_of_n, compare
 from tests.stages.conftest import WORDS, alternatives_config
 
 
@@ -69,3 +71,12 @@ def test_how_compare_samples_is_in_the_key() -> None:
 def test_one_of_one_is_no_choice() -> None:
     with pytest.raises(ValueError, match="greater than or equal to 2"):
         alternatives_config(best_of_n={"n": 1})
+
+
+def test_compare_refuses_answers_to_other_prompts(optimized: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(optimized, run_folder)
+    fewer = {"judge": "reward", "max_response_tokens": 12, "max_prompts": 2, "examples": 1}
+    best_of_n.run(alternatives_config(compare=fewer), run_folder)
+    with pytest.raises(UserError, match=r"responses\.jsonl: answers other prompts"):
+        compare.run(alternatives_config(), run_folder)

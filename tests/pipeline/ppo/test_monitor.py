@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ SICK = {
 
 @pytest.mark.parametrize("name", SICK)
 def test_an_alarm_is_raised_once_when_it_has_stood_long_enough(name: str) -> None:
-    monitor = Monitor(AlarmLimits(patience=3, critic_updates=1))
+    monitor = Monitor(AlarmLimits(patience=3, critic_updates=1), 64)
     updates = [HEALTHY, *[HEALTHY | SICK[name]] * 5]
     raised = [monitor.watch(i + 1, metrics) for i, metrics in enumerate(updates)]
     assert [[alarm.name for alarm in alarms] for alarms in raised] == [[], [], [], [name], [], []]
@@ -51,7 +52,7 @@ def test_an_alarm_is_raised_once_when_it_has_stood_long_enough(name: str) -> Non
 
 @pytest.mark.parametrize("name", SICK)
 def test_a_limit_that_is_kept_now_and_then_raises_nothing(name: str) -> None:
-    monitor = Monitor(AlarmLimits(patience=2, critic_updates=1))
+    monitor = Monitor(AlarmLimits(patience=2, critic_updates=1), 64)
     for update in range(1, 12):
         assert not monitor.watch(update, HEALTHY | (SICK[name] if update % 2 == 0 else {}))
 
@@ -59,33 +60,62 @@ def test_a_limit_that_is_kept_now_and_then_raises_nothing(name: str) -> None:
 def test_limits_are_relative_to_the_first_update() -> None:
     """A policy that was like this before PPO has not collapsed by it."""
     values = {k: v for name in ("entropy", "eos_rate", "length") for k, v in SICK[name].items()}
-    monitor = Monitor(AlarmLimits(patience=1))
+    monitor = Monitor(AlarmLimits(patience=1), 64)
     for update in range(1, 5):
         assert not monitor.watch(update, HEALTHY | values | {"rollout/distinct": 0.3})
 
 
 def test_short_responses_are_a_collapse_too() -> None:
-    monitor = Monitor(AlarmLimits(patience=1))
+    monitor = Monitor(AlarmLimits(patience=1), 64)
     monitor.watch(1, HEALTHY)
     assert [a.name for a in monitor.watch(2, HEALTHY | {"rollout/response_tokens": 4.9})] == [
         "length"
     ]
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.03, 0.1, 0.3, 0.9])
+@pytest.mark.parametrize("episodes", [16, 64])
+def test_a_policy_that_stays_as_it_is_raises_nothing(rate: float, episodes: int) -> None:
+    """Sixty batches of one policy, whose responses end by themselves at this rate."""
+    rng = np.random.default_rng([round(100 * rate), episodes])
+    ended = 0
+    for _ in range(200):
+        monitor = Monitor(AlarmLimits(), episodes)
+        for update in range(1, 61):
+            seen = {"rollout/eos_rate": rng.binomial(episodes, rate) / episodes}
+            seen["rollout/distinct"] = rng.binomial(episodes, rate) / episodes
+            ended += any(a.is_collapse for a in monitor.watch(update, HEALTHY | seen))
+    assert ended <= 1
+
+
+def test_what_is_sick_is_not_kept() -> None:
+    monitor = Monitor(AlarmLimits(patience=3), 64)
+    known = ("rollout/distinct", "rollout/eos_rate", "rollout/repetition")  # before the steps
+    healthy = {name: HEALTHY[name] for name in known}
+    assert not monitor.is_sick(healthy)  # nothing to compare with yet
+    monitor.watch(1, HEALTHY)
+    assert not monitor.is_sick(healthy)
+    assert monitor.is_sick(healthy | {"rollout/eos_rate": 0.1})
+    monitor.watch(2, HEALTHY | SICK["entropy"])
+    assert monitor.is_sick(healthy)  # it was so one update ago
+    monitor.watch(3, HEALTHY | SICK["kl"])
+    assert not monitor.is_sick(healthy)  # that only warns
+
+
 def test_the_critic_is_given_time() -> None:
-    monitor = Monitor(AlarmLimits(patience=1, critic_updates=20))
+    monitor = Monitor(AlarmLimits(patience=1, critic_updates=20), 64)
     for update in range(1, 21):
         assert not monitor.watch(update, HEALTHY | SICK["critic"])
     assert [alarm.name for alarm in monitor.watch(21, HEALTHY | SICK["critic"])] == ["critic"]
 
 
 def test_a_monitor_goes_on_as_it_was() -> None:
-    whole = Monitor(AlarmLimits(patience=3))
-    first = Monitor(AlarmLimits(patience=3))
+    whole = Monitor(AlarmLimits(patience=3), 64)
+    first = Monitor(AlarmLimits(patience=3), 64)
     updates = [HEALTHY, *[HEALTHY | SICK["entropy"]] * 4]
     expected = [whole.watch(i + 1, metrics) for i, metrics in enumerate(updates)]
     found = [first.watch(i + 1, metrics) for i, metrics in enumerate(updates[:3])]
-    again = Monitor(AlarmLimits(patience=3))
+    again = Monitor(AlarmLimits(patience=3), 64)
     again.restore(first.state())
     found += [again.watch(i + 1, metrics) for i, metrics in enumerate(updates[3:], start=3)]
     assert found == expected
@@ -135,8 +165,18 @@ def test_a_collapse_ends_the_run_and_the_best_weights_come_back(
     assert trainer.stopped is not None
     assert "collapsed" in trainer.stopped
     assert len(rows) < 40
-    reached = [metrics["objective/rlhf_reward"] for metrics in rows]
-    assert digest(trainer) == digests[reached.index(max(reached))]
+    # What is beyond a limit, or stood there an update before, is no weight to go back to.
+    first, sick = rows[0], [False]
+    for metrics in rows[1:]:
+        length = metrics["rollout/response_tokens"] / first["rollout/response_tokens"]
+        fallen = first["rollout/distinct"] - metrics["rollout/distinct"]
+        alike = metrics["rollout/distinct"] < 0.7 * first["rollout/distinct"] and fallen > 0.75
+        sick.append(not 1 / 1.5 <= length <= 1.5 or alike)
+    healthy = [not (now or before) for now, before in zip(sick, [False, *sick], strict=False)]
+    reached = [metrics["objective/scores"] for metrics in rows]  # at no price of divergence
+    best = max(value for value, well in zip(reached, healthy, strict=True) if well)
+    assert digest(trainer) == digests[reached.index(best)]
+    assert best < max(reached)  # the collapsed ones score higher
 
 
 def digest(trainer: PPOTrainer) -> str:

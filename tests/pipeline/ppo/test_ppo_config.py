@@ -28,3 +28,18 @@ def test_refuses_with_a_hint(values: dict[str, Any], message: str) -> None:
 
 def test_parts_default_to_a_whole_minibatch() -> None:
     assert PPOConfig(batch_size=64, num_mini_batches=4).per_device_train_batch_size is None
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"kl_target": 1.0, "kl_coef": 0.0}, "kl_target moves kl_coef by factors"),
+        ({"kl_target": 1.0, "kl_horizon": 63}, "kl_horizon 63 is below batch_size 64"),
+        ({"lora": {}, "critic_init": "policy"}, "leave critic_init"),
+        ({"value_warmup_updates": 60}, "leaves the policy none of the 60 updates"),
+    ],
+)
+def test_settings_without_their_effect_are_refused(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        PPOConfig.model_validate({"total_episodes": 3840, "batch_size": 64} | values)
+    PPOConfig.model_validate({"kl_target": 1.0, "kl_horizon": 64, "value_warmup_updates": 59})

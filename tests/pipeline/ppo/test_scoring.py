@@ -87,7 +87,9 @@ def test_a_function_is_given_prompts_texts_and_the_ids_that_were_sampled(
     assert given["completions"] == [tokenizer.decode(ids) for ids in rollout.response_ids()]
 
 
-@pytest.mark.parametrize("given", [[1.0], None, ["x", "y", "z"], 3])
+@pytest.mark.parametrize(
+    "given", [[1.0], None, ["x", "y", "z"], [10**400] * 3, {0: 1.0, 1: 1.0, 2: 1.0}, "123"]
+)
 def test_anything_but_a_number_for_each_response_is_refused(
     config: PPOConfig,
     tokenizer: Tokenizer,
@@ -100,11 +102,38 @@ def test_anything_but_a_number_for_each_response_is_refused(
         Scorer(config, tokenizer, reward_model, [function])(rollout, ["a", "b", "c"])
 
 
-def test_what_a_function_raises_is_one_line(
-    config: PPOConfig, tokenizer: Tokenizer, reward_model: RewardModel, rollout: Rollout
+@pytest.mark.parametrize("names", [["reward_model"], ["one", "one"]])
+def test_no_part_of_the_score_hides_another(
+    config: PPOConfig, tokenizer: Tokenizer, reward_model: RewardModel, names: list[str]
 ) -> None:
-    def broken(**_: Any) -> list[float]:
+    functions = [RewardFunction(name, lambda **_: [0.0]) for name in names]
+    with pytest.raises(UserError, match=f"has the name of another part of the score, {names[-1]}"):
+        Scorer(config, tokenizer, reward_model, functions)
+
+
+def test_a_file_may_define_what_looks_its_module_up(tmp_path: Path) -> None:
+    lines = ["from __future__ import annotations", "from dataclasses import dataclass"]
+    lines += ["@dataclass", "class Weight:", "    value: float"]
+    lines += ["def one(completions, **_):", "    return [Weight(1.0).value]"]
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    entry = RewardFunctionSource(file="mine.py", function="one")
+    (loaded,) = load_reward_functions([entry], tmp_path)
+    assert loaded.function(completions=["x"]) == [1.0]
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_what_a_function_raises_is_one_line(
+    config: PPOConfig,
+    tokenizer: Tokenizer,
+    reward_model: RewardModel,
+    rollout: Rollout,
+    lazily: bool,
+) -> None:
+    def fail() -> float:
         raise KeyError("no such word")
+
+    def broken(**_: Any) -> Any:
+        return (fail() for _ in range(3)) if lazily else [fail()]
 
     match = r"function odd: raised KeyError: 'no such word' \(test_scoring\.py:\d+\)"
     with pytest.raises(UserError, match=match):
