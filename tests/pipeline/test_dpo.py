@@ -132,6 +132,24 @@ def test_the_loss_is_the_papers_equation(
     assert float(trainer.compute_loss(model, batch).detach()) == pytest.approx(expected, abs=1e-5)
 
 
+def test_every_setting_reaches_the_trainer(
+    pairs: list[Pair], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    section = DpoSection(
+        learning_rate=3e-4, beta=0.07, epochs=5, batch_pairs=4, per_device_batch_pairs=2,
+        warmup_fraction=0.4, weight_decay=0.3, checkpoint_every_steps=7,
+    )  # fmt: skip
+    trainer: Any = make_trainer(
+        tiny_model_folder, pairs, pairs[:1], tiny_tokenizer, section, make_run(tmp_path)
+    )
+    expected = {
+        "learning_rate": 3e-4, "beta": 0.07, "num_train_epochs": 5, "warmup_steps": 2,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "weight_decay": 0.3,
+        "save_steps": 7, "eval_steps": 1, "lr_scheduler_type": "cosine", "max_length": None,
+    }  # fmt: skip
+    assert {name: getattr(trainer.args, name) for name in expected} == expected
+
+
 def test_a_batch_with_other_ids_is_refused() -> None:
     batch = {
         "input_ids": torch.tensor([[5, 6, 7, 0]]),

@@ -154,6 +154,16 @@ def test_one_prompt_decides_nothing() -> None:
     assert number(None) == "–"
 
 
+def test_a_verdict_does_not_depend_on_which_of_two_is_named_first() -> None:
+    """The worse one stands later in the chain: its pair is read the other way round."""
+    better, worse = make("a", noisy(5.5, 1), length=30), make("b", noisy(3, 0))
+    first, second = decide(report_of(better, worse)), decide(report_of(worse, better))
+    assert first.name == second.name == "a"
+    assert first.evidence == second.evidence
+    assert first.warnings == second.warnings
+    assert "at equal length" in first.evidence[1]
+
+
 def test_the_best_of_n_is_no_model_to_ship_without_a_word() -> None:
     report = report_of(make("sft", noisy(2, 0)), make("best_of_n", noisy(5.5, 1)))
     report["settings"] = {"best_of_n": {"n": 8}}

@@ -75,3 +75,54 @@ def test_a_snapshot_of_another_run_is_not_gone_on_from(
     make_trainer(args, checkpoints=Checkpoints(tmp_path / "ppo", "key", log=None)).train()
     other = make_trainer(args, checkpoints=Checkpoints(tmp_path / "ppo", "other", log=None))
     assert other.resume() == 0
+
+
+def test_a_run_that_goes_on_remembers_how_it_began(
+    make_trainer: MakeTrainer, config: PPOConfig, tmp_path: Path
+) -> None:
+    """Limits are relative to the first update: not to the first after a kill."""
+    args = config.model_copy(update={"checkpoint_every_updates": 1})
+    kept = Checkpoints(tmp_path / "ppo", "key", log=None)
+    rows: list[dict[str, float]] = []
+    first = make_trainer(args, checkpoints=kept)
+    first.on_update = lambda update, metrics: rows.append(metrics)
+    first.train()
+    again = make_trainer(args, checkpoints=kept)
+    assert again.resume() == UPDATES - 1
+    assert again.monitor.first == rows[0]
+    assert again.monitor.first != rows[1]
+
+
+@pytest.mark.parametrize("with_prompts", [True, False])
+def test_the_best_weights_are_judged_where_they_are_evaluated(
+    make_trainer: MakeTrainer, config: PPOConfig, tmp_path: Path, with_prompts: bool
+) -> None:
+    """By the fixed prompts, every second update; without them by the batch, at the first price."""
+    args = config.model_copy(update={"eval_every_updates": 2, "kl_coef": 0.5})
+    keeper = make_trainer(args, checkpoints=Checkpoints(tmp_path / "ppo", "key", log=None)).keeper
+    head = next(keeper.models[1].parameters())
+    # Reached with prompts: 1, 5, 3, 2; by the batches: 4, 0, 2.5, 3.
+    for update, (fixed, score, kl) in enumerate([(1, 5, 2), (9, 9, 0), (3, 4, 3), (2, 3, 0)]):
+        with torch.no_grad():
+            head.fill_(float(update))
+        metrics = {"objective/scores": float(score), "objective/kl": float(kl)}
+        metrics["objective/rlhf_reward"] = score - 9.0 * kl  # at the price it has by then
+        if with_prompts:
+            metrics["eval/rlhf_reward"] = float(fixed)
+        keeper.keep_best(update, metrics, args)
+    assert keeper.restore_best() == (2 if with_prompts else 0)
+    assert float(head.detach().flatten()[0]) == (2.0 if with_prompts else 0.0)
+
+
+def test_evaluations_have_the_price_that_the_run_began_with(
+    make_trainer: MakeTrainer, config: PPOConfig
+) -> None:
+    trainer = make_trainer(config.model_copy(update={"kl_coef": 0.5}), eval_dataset=["o", "a fox"])
+    with torch.no_grad():
+        bias = trainer.policy.get_parameter("ln_f.bias")
+        bias.add_(torch.linspace(-0.5, 0.5, len(bias)))  # some divergence
+    trainer.kl_coef = 9.0
+    found = trainer.evaluate()
+    assert abs(found["eval/kl"]) > 1e-4
+    expected = found["eval/scores"] - 0.5 * found["eval/kl"]
+    assert found["eval/rlhf_reward"] == pytest.approx(expected, abs=1e-5)

@@ -153,6 +153,10 @@ def test_training_moves_the_adapters_of_policy_and_critic_alone(
         assert critic.trunk is not roles.reward_model.trunk
         assert isinstance(critic.trunk, AdapterView)
         assert critic.trunk.adapters is policy.adapters
+        groups = trainer.critic_optimizer.param_groups
+        learning = {id(weight) for group in groups for weight in group["params"]}
+        assert {id(weight) for weight in policy.adapters.weights("critic")} <= learning
+        assert not {id(weight) for weight in policy.adapters.weights("reward")} & learning
 
 
 def trainer_of(roles: Roles, args: PPOConfig, tokenizer: Tokenizer) -> PPOTrainer:
