@@ -336,16 +336,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _prompts_divide(self) -> RunConfig:
-        device, prompts = self.reward.per_device_batch_prompts, self.reward.batch_prompts
-        if device is not None and prompts % (device * self.processes):
-            raise ValueError(
-                f"reward.batch_prompts {prompts} is not divisible by {self.processes} processes of "
-                f"{device} prompts (per_device_batch_prompts)"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _batches_divide(self) -> RunConfig:
         sections = {"pretrain": self.pretrain, "classify": self.classify, "sft": self.sft}
         for name, section in sections.items():

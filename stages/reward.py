@@ -208,7 +208,8 @@ def train(
     )
     steps, epoch_steps = len(batches), len(batches) // section.epochs
     device_prompts = section.per_device_batch_prompts or section.batch_prompts
-    parts = max(1, section.batch_prompts // (device_prompts * accelerator.num_processes))
+    at_once = device_prompts * accelerator.num_processes
+    parts = -(-section.batch_prompts // at_once)  # rounded up: a device takes no more
     shares = parts * accelerator.num_processes
     shared = accelerator.prepare_model(ForTraining(model))  # processes share their gradients
     best = stage.more_checkpoints("best", with_log=False)

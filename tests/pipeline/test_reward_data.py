@@ -6,7 +6,6 @@ from typing import Literal
 
 import pytest
 
-from pipeline.config import RunConfig
 from pipeline.records import RankedResponse, Ranking
 from pipeline.reward_config import RewardSection
 from pipeline.reward_data import Side, divide
@@ -76,11 +75,3 @@ def test_the_ceiling_on_held_out_prompts_is_that_of_these_prompts() -> None:
     assert isinstance(on_held_out, dict)
     assert on_held_out["agreement"] == 1.0
     assert everywhere["agreement"] == pytest.approx(len(held_out) / 8)
-
-
-def test_a_device_takes_no_more_prompts_than_it_is_told() -> None:
-    values = {"data": {"tinyworld": {}}, "pretrain": {}}
-    for device, processes in ((3, 1), (5, 1), (4, 4)):
-        section = {"batch_prompts": 8, "per_device_batch_prompts": device}
-        with pytest.raises(ValueError, match=r"reward\.batch_prompts 8 is not divisible"):
-            RunConfig.model_validate(values | {"reward": section, "processes": processes})

@@ -234,3 +234,22 @@ def test_prompts_that_the_run_holds_out_are_not_learned_from_others(
     assert summary["left_out"]["prompts that the run holds out"] == 1
     assert summary["prompts"] == 39
     assert re.search("ranked", summary["source"])
+
+
+@pytest.mark.parametrize("device_prompts", [1, 3, 5])
+def test_a_device_takes_no_more_prompts_than_it_is_told(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, device_prompts: int
+) -> None:
+    """Batches of 8 in parts of at most so many; every prompt of the epoch is in one of them."""
+    sizes: list[int] = []
+    collate = reward.collate
+
+    def spy(elements: Any, pad_id: int) -> Any:
+        sizes.append(len(elements))
+        return collate(elements, pad_id)
+
+    monkeypatch.setattr(reward, "collate", spy)
+    section = {"batch_prompts": 8, "per_device_batch_prompts": device_prompts, "epochs": 1}
+    report, _ = run_stage(tmp_path, tiny_model_folder, rankings_of(), **section)
+    assert max(sizes) <= device_prompts
+    assert sum(sizes) >= report["counts"]["training_prompts"]
