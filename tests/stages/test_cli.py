@@ -273,3 +273,23 @@ def test_the_hub_is_closed_unless_the_config_names_a_hub_id(work: Path) -> None:
             text=True,
         )
         assert result.stdout.strip() == expected, result.stderr
+
+
+@pytest.mark.parametrize(("processes", "tears_down"), [(1, True), (2, False)])
+def test_one_of_several_processes_leaves_without_tearing_down(
+    tmp_path: Path, processes: int, tears_down: bool
+) -> None:
+    code = (
+        "import atexit; atexit.register(print, 'torn down'); "
+        "from stages.cli import stage_main; stage_main('sft')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "missing.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": str(processes)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "missing.yaml" in result.stderr
+    assert ("torn down" in result.stdout) == tears_down
