@@ -30,6 +30,7 @@ label: .venv/installed
 
 test: .venv/installed-dev
 	@export ALIGN_BROWSER="$$(sh tests/find_browser.sh --install)" && \
+	export ALIGN_POSTGRES="$$(sh tests/find_postgres.sh --install)" && \
 	$(BIN)/pytest -m "not slow and not browser" && \
 	$(BIN)/pytest -m "slow or browser"
 

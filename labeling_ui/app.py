@@ -11,13 +11,16 @@ from fastapi.requests import Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from labeling_ui import pages
+from labeling_ui.desk import Desk
 from labeling_ui.shield import Shield
 from labeling_ui.sign_in import SignIn
 from labeling_ui.store import Store
-from labeling_ui.task_card import STATIC, task_card
+from labeling_ui.task_card import STATIC, Place, task_card
 
 
-def create_app(store: Store, sign_in: SignIn, port: int, run_name: str, next_command: str) -> Any:
+def create_app(
+    store: Store, desk: Desk, sign_in: SignIn, port: int, run_name: str, next_command: str
+) -> Any:
     """The ASGI application for one run on ``127.0.0.1:port``, shielded."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -49,7 +52,7 @@ def create_app(store: Store, sign_in: SignIn, port: int, run_name: str, next_com
         return None if user is None else str(user)
 
     with gr.Blocks(title="Labeling", analytics_enabled=False) as blocks:
-        task_card(store, sign_in.current_user, run_name, next_command)
+        task_card(Place(store, desk, run_name, next_command), sign_in.current_user)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gr.mount_gradio_app(

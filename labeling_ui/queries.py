@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, select
+from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from labeling_ui import rows, tables
@@ -14,7 +14,9 @@ from labeling_ui.tables import Assignment, Guideline, Labeler, SkippedTask, Subm
 from pipeline.errors import UserError
 from pipeline.records import Ranking
 
-EndT = TypeVar("EndT", Submission, SkippedTask)
+EndT = TypeVar("EndT", bound=Submission | SkippedTask)
+
+CLOCK_SLACK_SECONDS = 60.0  # by so much the clocks of two machines may differ
 
 
 # --- conditions on tables.Task ------------------------------------------------------------------
@@ -24,15 +26,7 @@ def ended_by(
     end: type[Submission] | type[SkippedTask], *, people_only: bool = False
 ) -> ColumnElement[bool]:
     """The task has a submission (or a skip) of an active labeler, scripted ones included."""
-    query = select(end.id).join(Labeler, Labeler.id == end.labeler_id)
-    query = query.where(end.task_id == tables.Task.id, Labeler.active)
-    return (query.where(~Labeler.scripted) if people_only else query).exists()
-
-
-def is_open(*, people_only: bool = False) -> ColumnElement[bool]:
-    """The task is current and nobody (or with ``people_only`` no person) has ended it."""
-    submitted = ended_by(Submission, people_only=people_only)
-    return tables.Task.active & ~submitted & ~ended_by(SkippedTask, people_only=people_only)
+    return _ends(end, people_only=people_only).exists()
 
 
 def counts() -> ColumnElement[bool]:
@@ -41,10 +35,63 @@ def counts() -> ColumnElement[bool]:
     return tables.Task.active & Labeler.active & ~(Labeler.scripted & replaced)
 
 
-def assigned(condition: SQLColumnExpression[bool]) -> ColumnElement[bool]:
-    """The task has an assignment whose labeler meets the condition."""
-    query = select(Assignment.id).join(Labeler, Labeler.id == Assignment.labeler_id)
-    return query.where(Assignment.task_id == tables.Task.id, condition).exists()
+def is_complete() -> ColumnElement[bool]:
+    """As many people as are needed have judged or skipped the task."""
+    return tables.Task.judged + tables.Task.skipped >= tables.Task.overlap
+
+
+def ends(*, people_only: bool) -> ColumnElement[int]:
+    """How many active labelers, or people with ``people_only``, have judged or skipped the task."""
+    judged, skipped = (
+        _ends(end, people_only=people_only)
+        .with_only_columns(func.count())
+        .correlate(tables.Task)
+        .scalar_subquery()
+        for end in (Submission, SkippedTask)
+    )
+    return judged + skipped
+
+
+def has_room(labeler: Labeler, now: float) -> ColumnElement[bool]:
+    """The task can go to this labeler, as far as the others are concerned.
+
+    Fewer than ``overlap`` others have ended it or hold a lease on it, or it is shared. To a person
+    only people count: what a script has judged, a person may judge again.
+    """
+    people_only = not labeler.scripted
+    leases = (
+        select(func.count())
+        .select_from(Assignment)
+        .join(Labeler, Labeler.id == Assignment.labeler_id)
+        .where(
+            Assignment.task_id == tables.Task.id,
+            Assignment.labeler_id != labeler.id,
+            Assignment.ended_at.is_(None),
+            Assignment.leased_at <= now + CLOCK_SLACK_SECONDS,
+            Assignment.expires_at > now,
+            Labeler.active & ~Labeler.disabled,
+        )
+    )
+    leases = leases.where(~Labeler.scripted) if people_only else leases
+    taken = ends(people_only=people_only) + leases.correlate(tables.Task).scalar_subquery()
+    return tables.Task.shared | (taken < tables.Task.overlap)
+
+
+def unseen_by(labeler: Labeler) -> ColumnElement[bool]:
+    """The task was neither given to this labeler nor judged by them elsewhere (an import)."""
+    given = select(Assignment.id).where(
+        Assignment.task_id == tables.Task.id, Assignment.labeler_id == labeler.id
+    )
+    judged = select(Submission.id).where(
+        Submission.task_id == tables.Task.id, Submission.labeler_id == labeler.id
+    )
+    return ~given.exists() & ~judged.exists()
+
+
+def _ends(end: type[Submission] | type[SkippedTask], *, people_only: bool) -> Select[Any]:
+    query = select(end.id).join(Labeler, Labeler.id == end.labeler_id)
+    query = query.where(end.task_id == tables.Task.id, Labeler.active)
+    return query.where(~Labeler.scripted) if people_only else query
 
 
 # --- look-ups -----------------------------------------------------------------------------------
@@ -63,31 +110,29 @@ def assignment_of(session: Session, labeler_id: int, task_id: int) -> Assignment
     )
 
 
-def claimed(
-    session: Session, labeler_id: int, task_id: int
-) -> tuple[tables.Task, Labeler, Assignment]:
-    """The task, the labeler and what ties them.
-
-    Raises:
-        UserError: the task was never shown to this labeler.
-    """
-    assignment = assignment_of(session, labeler_id, task_id)
-    task, labeler = session.get(tables.Task, task_id), session.get(Labeler, labeler_id)
-    if assignment is None or task is None or labeler is None:
-        raise UserError(f"task {task_id}", "was not shown to this labeler.", "reload the page.")
-    return task, labeler, assignment
+def lock(session: Session, task_id: int) -> tables.Task:
+    """The task as it is now; nobody else changes what belongs to it until the transaction ends."""
+    query = select(tables.Task).where(tables.Task.id == task_id).with_for_update()
+    return session.execute(query, execution_options={"populate_existing": True}).scalar_one()
 
 
-def refuse_ended(session: Session, task_id: int, labeler: Labeler) -> None:
-    """Raises:
-    UserError: somebody has ended this task; a person may still judge what a script has.
-    """
-    for end, verb in ((Submission, "judged"), (SkippedTask, "skipped")):
-        ended = ended_by(end, people_only=not labeler.scripted)
-        if session.scalar(select(tables.Task.id).where(tables.Task.id == task_id, ended)):
-            raise UserError(
-                f"task {task_id}", f"has already been {verb}.", "go on with the next task."
-            )
+def count_ends(session: Session, *conditions: ColumnElement[bool]) -> None:
+    """Counts anew how many people have judged and skipped each task that meets the conditions."""
+    session.flush()
+
+    def people(end: type[Submission] | type[SkippedTask]) -> Any:
+        query = _ends(end, people_only=True).with_only_columns(func.count())
+        return query.correlate(tables.Task).scalar_subquery()
+
+    session.execute(
+        update(tables.Task)
+        .where(*conditions)
+        .values(judged=people(Submission), skipped=people(SkippedTask))
+        .execution_options(synchronize_session=False)
+    )
+    for task in session.identity_map.values():
+        if isinstance(task, tables.Task):
+            session.expire(task, ["judged", "skipped"])
 
 
 def refuse_second(session: Session, row: Ranking, task_id: int, labeler_id: int) -> None:
@@ -105,28 +150,31 @@ def refuse_second(session: Session, row: Ranking, task_id: int, labeler_id: int)
 # --- rows that are made where they are missing --------------------------------------------------
 
 
-def assign(session: Session, task: tables.Task, labeler_id: int) -> Assignment:
-    """The task's assignment to this labeler, with a new display order if it is the first."""
-    assignment = assignment_of(session, labeler_id, task.id)
-    if assignment is None:
-        labeler = session.get_one(Labeler, labeler_id)
-        assignment = Assignment(
-            task_id=task.id,
-            labeler_id=labeler_id,
-            display_order=rows.shuffled(len(task.responses), task.identity, labeler.pseudonym),
-            created_at=rows.now(),
-        )
-        session.add(assignment)
+def assign(session: Session, task: tables.Task, labeler: Labeler) -> Assignment:
+    """A new assignment of the task to this labeler, with an order of its own and no lease yet."""
+    assignment = Assignment(
+        task=task,
+        labeler_id=labeler.id,
+        display_order=rows.shuffled(len(task.responses), task.identity, labeler.pseudonym),
+        lease=secrets.token_urlsafe(24),
+        leased_at=0.0,
+        expires_at=0.0,
+        created_at=rows.now(),
+    )
+    session.add(assignment)
     return assignment
 
 
-def put_guideline(session: Session, questions: Mapping[str, str], instructions: str) -> str:
+def put_guideline(
+    session: Session, questions: Mapping[str, str], instructions: str, purpose: str
+) -> str:
     """The version of these questions and instructions, stored once."""
-    version = rows.guideline_version(questions, instructions)
+    version = rows.guideline_version(questions, instructions, purpose)
     if session.get(Guideline, version) is None:
         session.add(
             Guideline(
                 version=version,
+                purpose=purpose,
                 instructions=instructions,
                 questions=dict(questions),
                 created_at=rows.now(),

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.records import Answer, RankedResponse, Ranking, SampledResponse
 
 T = TypeVar("T")
-AnyResponse = RankedResponse | SampledResponse
+AnyResponse = RankedResponse | SampledResponse | tables.Response
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Task:
     """A task as one labeler sees it.
 
     ``responses`` are in display order: the i-th shown stands at canonical place
-    ``display_order[i]``. What is submitted is in canonical order.
+    ``display_order[i]``. What is submitted is in canonical order. ``lease`` is the name by which
+    this labeler's browser calls the task, ``draft`` what the browser left unfinished.
     """
 
-    task_id: int
+    lease: str
     prompt_id: str
     prompt: str
     position: int
@@ -34,6 +35,9 @@ class Task:
     display_order: tuple[int, ...]
     questions: Mapping[str, str]
     instructions: str
+    purpose: str
+    instructions_version: str | None
+    draft: Mapping[str, Any] | None
 
     def canonical(self, displayed: Sequence[T]) -> list[T]:
         """Values given in display order, in canonical order.
@@ -41,14 +45,18 @@ class Task:
         Raises:
             UserError: there are more or fewer values than responses.
         """
-        if len(displayed) != len(self.display_order):
+        if not isinstance(displayed, list | tuple) or len(displayed) != len(self.display_order):
             raise UserError(
-                f"task {self.task_id}",
-                f"{len(displayed)} values for {len(self.display_order)} responses.",
-                "give one value for each response.",
+                f"task {self.prompt_id}",
+                f"needs one value for each of its {len(self.display_order)} responses.",
+                "give as many.",
             )
         by_position = dict(zip(self.display_order, displayed, strict=True))
         return [by_position[position] for position in range(len(displayed))]
+
+    def displayed(self, canonical: Sequence[T]) -> list[T]:
+        """Values given in canonical order, in display order."""
+        return [canonical[position] for position in self.display_order]
 
 
 def now() -> str:
@@ -64,9 +72,14 @@ def task_identity(prompt_id: str, prompt: str, responses: Sequence[AnyResponse])
     return _digest([prompt_id, prompt, [[r.response_id, r.text, r.finished] for r in responses]])
 
 
-def guideline_version(questions: Mapping[str, str], instructions: str) -> str:
-    """A short hash of what labelers are told and asked."""
-    return _digest([instructions, list(questions.items())])[:12]
+def guideline_version(questions: Mapping[str, str], instructions: str, purpose: str) -> str:
+    """A short hash of what labelers are told and asked, and what for."""
+    return _digest([purpose, instructions, list(questions.items())])[:12]
+
+
+def in_shared_pool(identity: str, fraction: float) -> bool:
+    """Whether a task is among the ``fraction`` that everybody sees: the same ones every time."""
+    return int(_digest(["shared", identity])[:13], 16) < fraction * 16**13
 
 
 def submission_id(identity: str, pseudonym: str) -> str:
@@ -86,18 +99,41 @@ def _digest(value: Any) -> str:
 # --- tables to rows -----------------------------------------------------------------------------
 
 
+def is_whole(task: tables.Task) -> bool:
+    """Whether prompt and responses are those that the task was made of."""
+    return task.identity == task_identity(task.prompt_id, task.prompt, task.responses)
+
+
 def view(task: tables.Task, assignment: tables.Assignment) -> Task:
     """The task in the order of this assignment."""
+    guideline = task.guideline
     return Task(
-        task_id=task.id,
+        lease=assignment.lease,
         prompt_id=task.prompt_id,
         prompt=task.prompt,
         position=task.position,
         responses=tuple(ranked(task.responses[p]) for p in assignment.display_order),
         display_order=tuple(assignment.display_order),
-        questions=task.guideline.questions if task.guideline else {},
-        instructions=task.guideline.instructions if task.guideline else "",
+        questions=guideline.questions if guideline else {},
+        instructions=guideline.instructions if guideline else "",
+        purpose=guideline.purpose if guideline else "training",
+        instructions_version=task.guideline_version,
+        draft=assignment.draft,
     )
+
+
+def as_draft(submission: tables.Submission, display_order: Sequence[int]) -> dict[str, Any]:
+    """A judgment as a draft, in display order: where its labeler goes on after taking it back."""
+    shown = [submission.judgments[position] for position in display_order]
+    return {
+        "from": "submission",
+        "ratings": [judgment.rating for judgment in shown],
+        "ranks": [judgment.rank for judgment in shown],
+        "answers": {key: [judgment.answers[key] for judgment in shown] for key in shown[0].answers},
+        "note": submission.note,
+        "confidence": submission.confidence,
+        "confirmed": submission.confirmed_contradiction,
+    }
 
 
 def ranked(response: tables.Response) -> RankedResponse:
@@ -213,11 +249,13 @@ def short_text(value: str | None, limit: int, name: str, where: str) -> str | No
         raise UserError(where, f"the {name} is no text.", "write it as text.")
     if len(value) > limit:
         raise UserError(where, f"the {name} has more than {limit} characters.", "shorten it.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(where, f"the {name} holds half a character.", "write it anew.")
     return value.strip() or None
 
 
-def duration(seconds: float | None, where: str) -> float | None:
-    """The seconds, rounded to a tenth.
+def duration(seconds: float | None, limit: float, where: str) -> float | None:
+    """The seconds, rounded to a tenth, and no more than ``limit``.
 
     Raises:
         UserError: no finite number, or below 0.
@@ -226,4 +264,4 @@ def duration(seconds: float | None, where: str) -> float | None:
         return None
     if type(seconds) not in (int, float) or not math.isfinite(seconds) or seconds < 0:
         raise UserError(where, f"seconds must be a number, got {seconds!r}.", "reload the page.")
-    return round(float(seconds), 1)
+    return round(min(float(seconds), limit), 1)

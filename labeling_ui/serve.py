@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+from labeling_ui.desk import Desk
 from labeling_ui.store import Progress, Store, open_store
+from labeling_ui.tasks import add_tasks
 from pipeline.artifacts import verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
-from pipeline.records import SampleSet, read_rows
+from pipeline.records import Prompt, SampleSet, read_rows
 
 HOST = "127.0.0.1"
 ACCOUNT = "local"
@@ -51,9 +53,12 @@ def serve(
     command = next_command or f"align run {run_folder / 'config.json'}"
     asked = dict(config.label.questions if questions is None else questions)
     with closing(open_store(config.label.database or run_folder / "labels.db")) as store:
-        store.add_tasks(read_rows(samples, SampleSet), asked, config.label.instructions)
+        prompts = run_folder / "data" / "prompts.jsonl"
+        known = read_rows(prompts, Prompt) if prompts.exists() else []
+        add_tasks(store, read_rows(samples, SampleSet), known, config.label, asked)
+        desk = Desk(store, lease_seconds=60 * config.label.lease_minutes)
         with closing(_listening_socket(port)) as listening:
-            _serve(store, listening, run_folder.name, command, open_browser)
+            _serve(store, desk, listening, run_folder.name, command, open_browser)
         _say_goodbye(store.progress(people_only=True), command)
 
 
@@ -72,7 +77,12 @@ def _listening_socket(port: int) -> socket.socket:
 
 
 def _serve(
-    store: Store, listening: socket.socket, run_name: str, command: str, open_browser: bool
+    store: Store,
+    desk: Desk,
+    listening: socket.socket,
+    run_name: str,
+    command: str,
+    open_browser: bool,
 ) -> None:
     """Serves until it is told to stop."""
     print("Starting the labeling application …", flush=True)
@@ -83,8 +93,8 @@ def _serve(
 
     port = listening.getsockname()[1]
     sign_in = SignIn(store, port)
-    app = create_app(store, sign_in, port, run_name, command)
-    token = sign_in.new_link_token(store.add_labeler(ACCOUNT).id)
+    app = create_app(store, desk, sign_in, port, run_name, command)
+    token = sign_in.new_link_token(store.add_labeler(ACCOUNT, role="admin").id)
     link = f"http://{HOST}:{port}/enter?token={token}"
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1

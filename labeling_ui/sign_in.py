@@ -37,6 +37,7 @@ class SignIn:
                 SignInLink(
                     token_sha256=_sha256(token),
                     labeler_id=labeler_id,
+                    purpose="enter",
                     expires_at=time.time() + LINK_SECONDS,
                 )
             )

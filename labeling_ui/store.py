@@ -1,8 +1,8 @@
-"""The store of tasks and judgments: what the labeling pages write and the stages export.
+"""The store of tasks and judgments: what comes in from samples and goes out to the stages.
 
-Everything is checked through ``records.Ranking`` before anything is written, and a call that
-returns has its rows on the disk. Overlap is 1: a task that one labeler has ended is shown to
-nobody else. Neither torch nor gradio is imported here.
+Labelers work on it through ``desk``. Everything is checked through ``records.Ranking`` before
+anything is written, and a call that returns has its rows on the disk. Neither torch nor gradio is
+imported here.
 """
 
 from __future__ import annotations
@@ -13,37 +13,41 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Engine, func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session, selectinload
 
 from labeling_ui import content, queries, rows, tables
 from labeling_ui.database import open_engine
 from labeling_ui.rows import Task
-from labeling_ui.tables import Assignment, Labeler, SkippedTask, Submission
+from labeling_ui.tables import Labeler, SkippedTask, Submission
 from pipeline.errors import UserError
 from pipeline.records import (
-    Answer,
     Demonstration,
     Ranking,
     SampleSet,
     Skip,
-    parse_row,
     write_rows,
 )
 
-__all__ = ["Progress", "Store", "Task", "open_store"]
-
-NOTE_CHARACTERS = 5_000
-REASON_CHARACTERS = 200
+__all__ = ["Progress", "Store", "Task", "Unfinished", "open_store"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How many of the current tasks are judged, still open, and skipped."""
+    """How many of the current tasks are judged, still open, and skipped by all who had them."""
 
     done: int
     open: int
     skipped: int
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A task that fewer than ``overlap`` labelers have ended."""
+
+    task_id: int
+    position: int
+    overlap: int
 
 
 def open_store(url_or_path: str | Path) -> Store:
@@ -61,6 +65,8 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writes = engine.execution_options(write=True)
+        snapshot = {} if engine.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._reads = engine.execution_options(**snapshot)
         self._together: ContextVar[Session | None] = ContextVar("together", default=None)
 
     @contextmanager
@@ -70,7 +76,7 @@ class Store:
         if outer is not None:
             yield outer
             return
-        with Session(self._engine, expire_on_commit=False) as session:
+        with Session(self._reads, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -101,16 +107,33 @@ class Store:
     # --- tasks and labelers ---------------------------------------------------------------------
 
     def add_tasks(
-        self, sample_sets: Sequence[SampleSet], questions: dict[str, str], instructions: str
+        self,
+        sample_sets: Sequence[SampleSet],
+        questions: Mapping[str, str],
+        instructions: str,
+        *,
+        purpose: str = "training",
+        overlap: int = 1,
+        shared_fraction: float = 0.0,
+        priorities: Mapping[str, int] | None = None,
     ) -> int:
         """The number of tasks that were new. Exactly these samples are current afterwards.
 
         Tasks of earlier samples become inactive (not shown, not exported) and come back with
         their judgments when their samples are given again.
+
+        Args:
+            sample_sets: a task each.
+            questions: what is asked about each response, by key.
+            instructions: what labelers are told.
+            purpose: what the labels are for, ``training`` or ``evaluation``.
+            overlap: how many people judge each task.
+            shared_fraction: the share of tasks that everybody judges.
+            priorities: by prompt_id; higher ones come first, the others have 0.
         """
         wanted = {rows.task_identity(s.prompt_id, s.prompt, s.responses): s for s in sample_sets}
         with self.writing() as session:
-            version = queries.put_guideline(session, questions, instructions)
+            version = queries.put_guideline(session, questions, instructions, purpose)
             known = {task.identity: task for task in session.scalars(select(tables.Task))}
             for task in known.values():
                 task.active = task.identity in wanted
@@ -123,11 +146,20 @@ class Store:
                     new.append(task)
                 task.position = position
                 task.guideline_version = version
+                task.overlap = overlap
+                task.shared = rows.in_shared_pool(identity, shared_fraction)
+                task.priority = (priorities or {}).get(sample.prompt_id, 0)
             session.add_all(new)
+            queries.count_ends(session)
         return len(new)
 
     def add_labeler(
-        self, name: str, pseudonym: str | None = None, *, scripted: bool = False
+        self,
+        name: str,
+        pseudonym: str | None = None,
+        *,
+        role: str = "labeler",
+        scripted: bool = False,
     ) -> Labeler:
         """The labeler of that name, made if there is none; the pseudonym is random if not given.
 
@@ -149,6 +181,7 @@ class Store:
             labeler = Labeler(
                 name=name,
                 pseudonym=pseudonym or queries.random_pseudonym(session),
+                role=role,
                 scripted=scripted,
                 created_at=rows.now(),
             )
@@ -161,121 +194,23 @@ class Store:
             for labeler in session.scalars(select(Labeler).where(Labeler.scripted)):
                 labeler.active = labeler.name in names
 
-    def next_task(self, labeler_id: int) -> Task | None:
-        """The task this labeler should judge now, or None when nothing is open.
-
-        The same task comes again, in the same order, until it is submitted or skipped. Tasks that
-        are before somebody else come last. What only a script has judged is open to a person,
-        whose judgment replaces the script's.
-        """
-        mine = queries.assigned(Assignment.labeler_id == labeler_id)
-        others = queries.assigned(Labeler.active & ~Labeler.scripted)
-        with self.writing() as session:
-            people_only = not session.get_one(Labeler, labeler_id).scripted
-            for extra in ([mine], [~others], []):
-                query = select(tables.Task).where(queries.is_open(people_only=people_only), *extra)
-                task = session.scalar(query.order_by(tables.Task.position).limit(1))
-                if task is not None:
-                    return rows.view(task, queries.assign(session, task, labeler_id))
-        return None
-
-    def assigned_task(self, labeler_id: int, task_id: int) -> Task | None:
-        """A task as it was shown to this labeler, or None if it never was."""
+    def unfinished(self) -> list[Unfinished]:
+        """The tasks that fewer labelers have ended than are needed, scripted ones counted too."""
         with self.reading() as session:
-            assignment = queries.assignment_of(session, labeler_id, task_id)
-            task = session.get(tables.Task, task_id) if assignment else None
-            return rows.view(task, assignment) if task and assignment else None
+            everybody = queries.ends(people_only=False)
+            query = select(tables.Task.id, tables.Task.position, tables.Task.overlap)
+            query = query.where(tables.Task.active, everybody < tables.Task.overlap)
+            return [
+                Unfinished(*row) for row in session.execute(query.order_by(tables.Task.position))
+            ]
 
-    def open_positions(self) -> list[int]:
-        """The positions of the open tasks, in order."""
+    def shared_tasks(self) -> list[int]:
+        """The ids of the current tasks that everybody sees, in order."""
         with self.reading() as session:
-            query = select(tables.Task.position).where(queries.is_open())
+            query = select(tables.Task.id).where(tables.Task.active, tables.Task.shared)
             return list(session.scalars(query.order_by(tables.Task.position)))
 
-    # --- judgments ------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        labeler_id: int,
-        task_id: int,
-        *,
-        ratings: Sequence[int],
-        ranks: Sequence[int],
-        answers: Mapping[str, Sequence[Answer]],
-        confirmed_contradiction: bool = False,
-        note: str | None = None,
-        confidence: str | None = None,
-        seconds: float | None = None,
-        display_order: Sequence[int] | None = None,
-    ) -> str:
-        """The submission's id, once it is on the disk; a second submission gets the first's id.
-
-        All lists are in canonical order. Questions that ``answers`` leaves out are not answered.
-
-        Raises:
-            UserError: the judgment does not fit, the task was never shown to this labeler, or it
-                was already ended by somebody (a skip of their own included).
-        """
-        where = f"task {task_id}"
-        with self.writing() as session:
-            task, labeler, assignment = queries.claimed(session, labeler_id, task_id)
-            earlier = queries.own(session, Submission, labeler_id, task_id)
-            if earlier is not None:
-                return earlier.id
-            queries.refuse_ended(session, task_id, labeler)
-            questions = task.guideline.questions if task.guideline else {}
-            row = parse_row(
-                Ranking,
-                {
-                    "submission_id": rows.submission_id(task.identity, labeler.pseudonym),
-                    "prompt_id": task.prompt_id,
-                    "prompt": task.prompt,
-                    "labeler": labeler.pseudonym,
-                    "responses": [rows.ranked(r).model_dump() for r in task.responses],
-                    "ratings": list(ratings),
-                    "ranks": list(ranks),
-                    "answers": rows.all_answers(answers, questions, len(task.responses), where),
-                    "confirmed_contradiction": confirmed_contradiction,
-                    "note": rows.short_text(note, NOTE_CHARACTERS, "note", where),
-                    "confidence": confidence,
-                    "seconds": rows.duration(seconds, where),
-                    "display_order": None if display_order is None else list(display_order),
-                    "instructions_version": task.guideline_version,
-                    "created_at": rows.now(),
-                },
-                where,
-            )
-            if row.display_order not in (None, assignment.display_order):
-                raise UserError(where, "was shown in another order.", "reload the page.")
-            session.add(rows.new_submission(row, task.id, labeler_id))
-        return row.submission_id
-
-    def skip(self, labeler_id: int, task_id: int, reason: str, note: str | None = None) -> str:
-        """The id of the skip, once it is on the disk; a second skip gets the first's id.
-
-        Raises:
-            UserError: the reason is empty or too long, the task was never shown to this labeler,
-                or it was already ended by somebody.
-        """
-        where = f"task {task_id}"
-        if not isinstance(reason, str) or not reason.strip():
-            raise UserError(where, "a skip needs a reason.", "say why.")
-        with self.writing() as session:
-            task, labeler, _ = queries.claimed(session, labeler_id, task_id)
-            earlier = queries.own(session, SkippedTask, labeler_id, task_id)
-            if earlier is not None:
-                return earlier.id
-            queries.refuse_ended(session, task_id, labeler)
-            skipped = SkippedTask(
-                id=rows.submission_id(task.identity, labeler.pseudonym),
-                task_id=task_id,
-                labeler_id=labeler_id,
-                reason=rows.short_text(reason, REASON_CHARACTERS, "reason", where),
-                note=rows.short_text(note, NOTE_CHARACTERS, "note", where),
-                created_at=rows.now(),
-            )
-            session.add(skipped)
-        return skipped.id
+    # --- judgments from elsewhere -----------------------------------------------------------------
 
     def import_rankings(self, rankings: Sequence[Ranking]) -> int:
         """The number of rankings held after importing: these take the place of earlier imports.
@@ -304,22 +239,34 @@ class Store:
                 queries.refuse_second(session, row, task.id, labeler.id)
                 session.add(rows.new_submission(row, task.id, labeler.id, imported=True))
                 session.flush()
+            queries.count_ends(session)
         return len(rankings)
 
     # --- what comes out -------------------------------------------------------------------------
 
     def progress(self, *, people_only: bool = False) -> Progress:
         """Counts over the current tasks; with ``people_only``, scripted judgments do not count."""
-        judged = queries.ended_by(Submission, people_only=people_only)
-        still_open = queries.is_open(people_only=people_only)
+        if people_only:
+            complete, judged = queries.is_complete(), tables.Task.judged > 0
+        else:
+            complete = queries.ends(people_only=False) >= tables.Task.overlap
+            judged = queries.ended_by(Submission)
         with self.reading() as session:
+            columns = complete.label("complete"), judged.label("judged")
+            each = select(*columns).where(tables.Task.active).subquery()
+            query = select(each, func.count()).group_by(each.c.complete, each.c.judged)
+            counts: dict[tuple[bool, bool], int] = {}
+            for is_complete, is_judged, count in session.execute(query):
+                counts[bool(is_complete), bool(is_judged)] = count
+        open_count = counts.get((False, False), 0) + counts.get((False, True), 0)
+        return Progress(counts.get((True, True), 0), open_count, counts.get((True, False), 0))
 
-            def count(*conditions: ColumnElement[bool]) -> int:
-                query = select(func.count()).select_from(tables.Task)
-                return session.scalar(query.where(tables.Task.active, *conditions)) or 0
-
-            done, open_count = count(judged), count(still_open)
-            return Progress(done, open_count, count() - done - open_count)
+    def judged_by(self, labeler_id: int) -> int:
+        """How many of the current tasks this labeler has judged."""
+        with self.reading() as session:
+            query = select(func.count()).select_from(Submission).join(Submission.task)
+            query = query.where(Submission.labeler_id == labeler_id, tables.Task.active)
+            return session.scalar(query) or 0
 
     def content_hash(self) -> str:
         """A SHA-256 over what ``export`` would write, whatever the row ids and their order."""

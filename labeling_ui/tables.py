@@ -1,17 +1,43 @@
 """The tables of the label database. Row ids never leave it; what is exported is in ``store``.
 
 A task is a prompt with its K responses. An assignment shows it to one labeler in one shuffled
-order; a submission or a skip ends it. Positions are canonical (the order of ``samples.jsonl``).
+order and leases it to them for a while; a submission or a skip ends it. Positions are canonical
+(the order of ``samples.jsonl``). Changes to the tables are steps in ``migrations/versions``.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, MetaData, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA_VERSION = "1"
+
+class Verbatim(TypeDecorator[str]):
+    """Any text as it is. PostgreSQL has no NUL: it is stored as ESC 0, and ESC as ESC ESC."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """What is stored."""
+        return value and value.replace("\x1b", "\x1b\x1b").replace("\0", "\x1b0")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """What was given."""
+        meant = {"\x1b\x1b": "\x1b", "\x1b0": "\0"}
+        return value and re.sub("\x1b[\x1b0]", lambda found: meant[found[0]], value)
 
 
 class Base(DeclarativeBase):
@@ -29,36 +55,38 @@ class Base(DeclarativeBase):
     type_annotation_map = {dict[str, Any]: JSON, dict[str, str]: JSON, list[int]: JSON}
 
 
-class StoreInfo(Base):
-    """What tells a label database from any other: the row ``schema_version``."""
-
-    __tablename__ = "store_info"
-    key: Mapped[str] = mapped_column(primary_key=True)
-    value: Mapped[str]
-
-
 class Labeler(Base):
     """Who judges. ``name`` stays in the database; ``pseudonym`` is what an export carries.
 
     A labeler who is not active is a scripted one of an earlier configuration: its judgments are
-    kept, but they neither count as done nor leave the database.
+    kept, but they neither count as done nor leave the database. A disabled one is a person who may
+    not sign in any more, and whose judgments count. ``password_hash`` is Argon2's, None until the
+    labeler has chosen a password.
     """
 
     __tablename__ = "labeler"
+    __table_args__ = (CheckConstraint("role IN ('labeler', 'lead', 'admin')", name="role"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     pseudonym: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str] = mapped_column(default="labeler")
+    password_hash: Mapped[str | None]
     scripted: Mapped[bool] = mapped_column(default=False)
     active: Mapped[bool] = mapped_column(default=True)
+    disabled: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[str]
 
 
 class SignInLink(Base):
-    """A one-time link. Only the SHA-256 of its token is kept."""
+    """A one-time link; only the SHA-256 of its token is kept.
+
+    ``purpose`` is ``enter`` (signs in at once) or ``invite`` (lets the labeler choose a password).
+    """
 
     __tablename__ = "sign_in_link"
     token_sha256: Mapped[str] = mapped_column(primary_key=True)
     labeler_id: Mapped[int] = mapped_column(ForeignKey("labeler.id"))
+    purpose: Mapped[str]
     expires_at: Mapped[float]
     used_at: Mapped[float | None]
 
@@ -68,15 +96,25 @@ class SignInSession(Base):
 
     __tablename__ = "sign_in_session"
     sid_sha256: Mapped[str] = mapped_column(primary_key=True)
-    labeler_id: Mapped[int] = mapped_column(ForeignKey("labeler.id"))
+    labeler_id: Mapped[int] = mapped_column(ForeignKey("labeler.id"), index=True)
     expires_at: Mapped[float]
 
 
+class SignInFailures(Base):
+    """Wrong passwords in a row, by account or by address: what sign-in is slowed down by."""
+
+    __tablename__ = "sign_in_failures"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int]
+    last_at: Mapped[float]
+
+
 class Guideline(Base):
-    """The instructions and yes/no questions in force; ``version`` is a hash of both."""
+    """The instructions and yes/no questions in force; ``version`` is a hash of all of it."""
 
     __tablename__ = "guideline"
     version: Mapped[str] = mapped_column(primary_key=True)
+    purpose: Mapped[str]
     instructions: Mapped[str]
     questions: Mapped[dict[str, str]]
     created_at: Mapped[str]
@@ -87,15 +125,25 @@ class Task(Base):
 
     An inactive task belongs to samples that are no longer current: it is neither shown nor
     exported, and comes back with its judgments when its samples do.
+
+    It is complete when ``overlap`` people have ended it, and then goes to nobody else, unless it
+    is ``shared``: that one goes to everybody. ``judged`` and ``skipped`` count the people who have
+    ended it; they are counted anew whenever one does.
     """
 
     __tablename__ = "task"
+    __table_args__ = (Index("ix_task_queue", "active", "priority", "position"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)
     prompt_id: Mapped[str]
-    prompt: Mapped[str]
+    prompt: Mapped[str] = mapped_column(Verbatim)
     position: Mapped[int] = mapped_column(index=True)
     active: Mapped[bool] = mapped_column(default=True)
+    priority: Mapped[int] = mapped_column(default=0)
+    overlap: Mapped[int] = mapped_column(default=1)
+    shared: Mapped[bool] = mapped_column(default=False)
+    judged: Mapped[int] = mapped_column(default=0)
+    skipped: Mapped[int] = mapped_column(default=0)
     guideline_version: Mapped[str | None] = mapped_column(ForeignKey("guideline.version"))
     created_at: Mapped[str]
     responses: Mapped[list[Response]] = relationship(order_by="Response.position")
@@ -109,13 +157,20 @@ class Response(Base):
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     response_id: Mapped[str]
-    text: Mapped[str]
+    text: Mapped[str] = mapped_column(Verbatim)
     policy: Mapped[str]
     finished: Mapped[bool]
 
 
 class Assignment(Base):
-    """A task as one labeler sees it: ``display_order[i]`` is the position of the i-th shown."""
+    """A task as one labeler sees it: ``display_order[i]`` is the position of the i-th shown.
+
+    ``lease`` is the random name by which the labeler's browser calls it. It keeps the task from
+    others between ``leased_at`` and ``expires_at`` (seconds since the epoch); a time that lies
+    ahead of the clock keeps nothing, since then the clock was wrong. ``draft`` is unfinished work,
+    the ``draft_seq``-th that the page ``draft_page`` sent. ``ended_at``: when it was submitted or
+    skipped.
+    """
 
     __tablename__ = "assignment"
     __table_args__ = (UniqueConstraint("task_id", "labeler_id"),)
@@ -123,7 +178,16 @@ class Assignment(Base):
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
     labeler_id: Mapped[int] = mapped_column(ForeignKey("labeler.id"), index=True)
     display_order: Mapped[list[int]]
+    lease: Mapped[str] = mapped_column(unique=True)
+    leased_at: Mapped[float]
+    expires_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    draft: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    draft_page: Mapped[str | None]
+    draft_seq: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[str]
+    task: Mapped[Task] = relationship()
+    labeler: Mapped[Labeler] = relationship()
 
 
 class Submission(Base):
@@ -137,7 +201,7 @@ class Submission(Base):
     imported: Mapped[bool] = mapped_column(default=False)
     confirmed_contradiction: Mapped[bool]
     confidence: Mapped[str | None]
-    note: Mapped[str | None]
+    note: Mapped[str | None] = mapped_column(Verbatim)
     seconds: Mapped[float | None]
     display_order: Mapped[list[int] | None]
     instructions_version: Mapped[str | None]
@@ -173,7 +237,21 @@ class SkippedTask(Base):
     task_id: Mapped[int] = mapped_column(ForeignKey("task.id"))
     labeler_id: Mapped[int] = mapped_column(ForeignKey("labeler.id"), index=True)
     reason: Mapped[str]
-    note: Mapped[str | None]
+    note: Mapped[str | None] = mapped_column(Verbatim)
     created_at: Mapped[str]
     task: Mapped[Task] = relationship()
     labeler: Mapped[Labeler] = relationship()
+
+
+class Event(Base):
+    """What was done to labels and accounts, and by whom; rows are only ever added.
+
+    A judgment that its labeler took back stands here whole, in ``detail``.
+    """
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[str]
+    labeler_id: Mapped[int | None] = mapped_column(ForeignKey("labeler.id"), index=True)
+    action: Mapped[str]
+    detail: Mapped[dict[str, Any]]

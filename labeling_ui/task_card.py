@@ -1,19 +1,22 @@
 """The labeling page: one Gradio component that shows a task and takes a judgment.
 
 The browser sees texts in display order only: no policy, no response id, no canonical place. Its
-three calls come with the raw request, and who calls is decided by the session cookie alone.
+calls come with the raw request, and who calls is decided by the session cookie alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException
 
+from labeling_ui.desk import Desk, LeaseLost
 from labeling_ui.store import Store, Task
+from labeling_ui.tables import Labeler
 from pipeline.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
@@ -21,10 +24,18 @@ STATIC = Path(__file__).parent / "static"
 Reply = dict[str, Any]
 
 
-def task_card(
-    store: Store, current_user: Callable[[Any], int | None], run_name: str, next_command: str
-) -> gr.HTML:
-    """The component. ``next_command`` is what to run when nothing is open any more."""
+@dataclass(frozen=True)
+class Place:
+    """Where people label: ``next_command`` is what to run when nothing is open any more."""
+
+    store: Store
+    desk: Desk
+    run_name: str
+    next_command: str
+
+
+def task_card(place: Place, current_user: Callable[[Any], int | None]) -> gr.HTML:
+    """The component."""
 
     def caller(request: gr.Request) -> int:
         user = current_user(request)
@@ -33,81 +44,115 @@ def task_card(
         return user
 
     def next_task(data: Any, request: gr.Request) -> Reply:
-        return _next_reply(store, caller(request), run_name, next_command)
+        return _next_reply(place, caller(request))
+
+    def save_draft(data: Any, request: gr.Request) -> Reply:
+        user = caller(request)
+
+        def save() -> Reply:
+            fields = _fields(data)
+            lease, page, seq = (fields.get(name) for name in ("lease", "page", "seq"))
+            place.desk.save_draft(user, lease, page, seq, fields.get("draft"))  # type: ignore[arg-type]
+            return {"saved": seq}
+
+        return _answer(save)
 
     def submit_task(data: Any, request: gr.Request) -> Reply:
         user = caller(request)
-        try:
-            _submit(store, user, _fields(data))
-        except UserError as error:
-            return {"error": f"{error.problem} Fix: {error.fix}"}
-        return _next_reply(store, user, run_name, next_command)
+
+        def submit() -> Reply:
+            _submit(place.desk, user, _fields(data))
+            return _next_reply(place, user)
+
+        return _answer(submit)
 
     def skip_task(data: Any, request: gr.Request) -> Reply:
         user = caller(request)
-        try:
+
+        def skip() -> Reply:
             fields = _fields(data)
-            store.skip(user, _task_id(fields), fields.get("reason", ""), fields.get("note"))
-        except UserError as error:
-            return {"error": f"{error.problem} Fix: {error.fix}"}
-        return _next_reply(store, user, run_name, next_command)
+            reason, note = fields.get("reason", ""), fields.get("note")
+            place.desk.skip(user, fields.get("lease", ""), reason, note)
+            return _next_reply(place, user)
+
+        return _answer(skip)
+
+    def undo(data: Any, request: gr.Request) -> Reply:
+        user = caller(request)
+        place.desk.undo(user)
+        return _next_reply(place, user)
 
     return gr.HTML(
         html_template=_static("task_card.html"),
         css_template=_static("task_card.css"),
         js_on_load=_static("task_card.js"),
-        server_functions=[next_task, submit_task, skip_task],
+        server_functions=[next_task, save_draft, submit_task, skip_task, undo],
         apply_default_css=False,
         elem_id="task-card",
     )
+
+
+def _answer(act: Callable[[], Reply]) -> Reply:
+    """What an act replies; what a labeler did wrong becomes a text for them."""
+    try:
+        return act()
+    except UserError as error:
+        gone = isinstance(error, LeaseLost)
+        return {"error": f"{error.problem} Fix: {error.fix}", "gone": gone}
 
 
 def _static(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
-def _next_reply(store: Store, user: int, run_name: str, next_command: str) -> Reply:
-    task = store.next_task(user)
-    progress = store.progress(people_only=True)
+def _next_reply(place: Place, user: int) -> Reply:
+    task = place.desk.next_task(user)
+    progress = place.store.progress(people_only=True)
+    with place.store.reading() as session:
+        labeler = session.get_one(Labeler, user)
     return {
-        "run": run_name,
-        "next_command": next_command,
+        "run": place.run_name,
+        "next_command": None if labeler.role == "labeler" else place.next_command,
+        "user": labeler.name,
+        "role": labeler.role,
         "progress": {
             "done": progress.done,
             "open": progress.open,
             "skipped": progress.skipped,
+            "mine": place.store.judged_by(user),
         },
+        "can_undo": place.desk.can_undo(user),
         "task": None if task is None else _for_browser(task),
     }
 
 
 def _for_browser(task: Task) -> Reply:
     return {
-        "task_id": task.task_id,
+        "lease": task.lease,
         "prompt": task.prompt,
         "responses": [response.text for response in task.responses],
         "questions": [{"key": key, "text": text} for key, text in task.questions.items()],
         "instructions": task.instructions,
+        "purpose": task.purpose,
+        "version": task.instructions_version,
+        "draft": task.draft,
     }
 
 
-def _submit(store: Store, user: int, fields: dict[str, Any]) -> None:
-    task = store.assigned_task(user, _task_id(fields))
-    if task is None:
-        raise UserError("task", "This task was not shown to you.", "reload the page.")
+def _submit(desk: Desk, user: int, fields: dict[str, Any]) -> None:
     answers = fields.get("answers")
     if not isinstance(answers, dict):
         raise UserError("answers", "answers are missing.", "reload the page.")
-    store.submit(
+    desk.submit(
         user,
-        task.task_id,
-        ratings=task.canonical(_list(fields.get("ratings"), "ratings")),
-        ranks=task.canonical(_list(fields.get("ranks"), "ranks")),
-        answers={str(key): task.canonical(_list(v, str(key))) for key, v in answers.items()},
+        fields.get("lease", ""),
+        ratings=fields.get("ratings", []),
+        ranks=fields.get("ranks", []),
+        answers=answers,
         confirmed_contradiction=fields.get("confirmed", False),
         note=fields.get("note"),
+        confidence=fields.get("confidence"),
         seconds=fields.get("seconds"),
-        display_order=task.display_order,
     )
 
 
@@ -115,16 +160,3 @@ def _fields(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError("request", "The request is no object.", "reload the page.")
     return data
-
-
-def _task_id(fields: dict[str, Any]) -> int:
-    task_id = fields.get("task_id")
-    if type(task_id) is not int or not 0 < task_id < 2**63:
-        raise UserError("task", "There is no such task.", "reload the page.")
-    return task_id
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(name, f"{name} must be a list.", "reload the page.")
-    return value

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from pipeline.alternatives_config import BestOfNSection, DpoSection, RlooSection
 from pipeline.config_types import Fraction, NonNegativeFloat, Positive, PositiveFloat, Section
+from pipeline.label_config import LabelSection
 from pipeline.ppo_config import PPOConfig
 from pipeline.reward_config import LoraSection, RewardSection
 from pipeline.source_config import LabeledSource, TextSource
@@ -51,11 +52,13 @@ class InstructionSource(TextSource):
     The values of ``prompt_columns`` that are not empty are joined by a newline. Rows longer than
     the limits in characters are left out, and counted in the summary. The others are divided
     by a hash of the prompt, so that equal prompts share a split: ``demonstrations`` (a share of
-    the prompts) go to fine-tuning, the rest to the splits label, ppo and heldout.
+    the prompts) go to fine-tuning, the rest to the splits label, ppo and heldout. Labelers get
+    prompts of a higher ``priority_column``, a whole number, before others.
     """
 
     prompt_columns: list[str]
     response_column: str
+    priority_column: str | None = None
     demonstrations: Fraction = 0.5
     label: Fraction = 0.2
     ppo: Fraction = 0.2
@@ -250,27 +253,6 @@ class SampleSection(Section):
         names = ["sft", *(policy.name for policy in self.policies)]
         if len(set(names)) != len(names):
             raise ValueError("two policies share a name (sft is this run's own)")
-        return self
-
-
-class LabelSection(Section):
-    """Who labels. ``questions`` are the yes/no questions shown under each response."""
-
-    source: Literal["scripted", "browser", "file"] = "scripted"
-    labelers: Positive = 3
-    judge: Literal["tinyworld", "overlap"] = "tinyworld"
-    questions: dict[str, str] = {}
-    file: str | None = None
-    database: str | None = None
-    instructions: str = (
-        "Judge how helpful each answer is to the person who wrote the prompt. Rate every answer "
-        "on its own first, then check the ranking that follows from your ratings."
-    )
-
-    @model_validator(mode="after")
-    def _file_named(self) -> LabelSection:
-        if (self.source == "file") != (self.file is not None):
-            raise ValueError("file is needed with source: file, and only there")
         return self
 
 

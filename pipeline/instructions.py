@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import InstructionSource
 from pipeline.data.tables import dataset_entries, file_entries, text_cell
@@ -17,10 +18,11 @@ SETTING = "prompt_columns or response_column"
 
 @dataclass(frozen=True)
 class Instruction:
-    """A prompt, and the response that its source gives."""
+    """A prompt, and the response and the priority that its source gives."""
 
     prompt: str
     response: str
+    priority: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def read_instructions(
             text_cell(columns, column, at, SETTING).strip() for column in source.prompt_columns
         ]
         response = text_cell(columns, source.response_column, at, SETTING).strip()
-        row = Instruction("\n".join(part for part in parts if part), response)
+        priority = _priority(columns, source.priority_column, at)
+        row = Instruction("\n".join(part for part in parts if part), response, priority)
         if not row.prompt or not row.response:
             empty.append((at, "response" if row.prompt else "prompt"))
         if _is_too_long(row, source):
@@ -79,6 +82,16 @@ def read_instructions(
     return rows, too_long
 
 
+def _priority(columns: dict[str, Any], column: str | None, where: str) -> int | None:
+    if column is None:
+        return None
+    value = columns.get(column)
+    if type(value) is not int:
+        problem = f"column {column!r} is no whole number, got {value!r:.60}."
+        raise UserError(where, problem, "mend this row, or correct priority_column.")
+    return value
+
+
 def _is_too_long(row: Instruction, source: InstructionSource) -> bool:
     limits = (source.max_prompt_characters, source.max_response_characters)
     texts = (row.prompt, row.response)
@@ -91,7 +104,7 @@ def split_instructions(
     """The rows divided by prompt: equal prompts (but for case and spaces) share a split.
 
     Of prompts that repeat, the first is kept; demonstrations are all kept. ``meta`` of a prompt
-    holds its ``reference`` response.
+    holds its ``reference`` response, and its ``priority`` if the source gives one.
 
     Raises:
         UserError: there are so few rows that a split is empty.
@@ -109,7 +122,9 @@ def split_instructions(
         if prompt_id in prompts:
             repeated += 1
             continue
-        meta = {"reference": row.response}
+        meta: dict[str, Any] = {"reference": row.response}
+        if row.priority is not None:
+            meta["priority"] = row.priority
         prompts[prompt_id] = Prompt(prompt_id=prompt_id, prompt=row.prompt, split=split, meta=meta)
     found = {prompt.split for prompt in prompts.values()}
     missing = [split for split in ("label", "ppo", "heldout") if split not in found]

@@ -78,17 +78,19 @@ class OverlapJudge:
 class Judgement:
     """One labeler's view of the K responses to a prompt; all lists have K entries.
 
-    ``ranks`` are 1 = best with equal numbers for ties, and never contradict ``ratings``.
+    ``ranks`` are 1 = best with equal numbers for ties, and never contradict ``ratings``;
+    ``seconds`` is how long it took.
     """
 
     ratings: list[int]
     ranks: list[int]
     answers: dict[str, list[bool]]
+    seconds: float
 
 
 @dataclass(frozen=True)
 class ScriptedLabeler:
-    """A labeler in software: the judge's score, noise, a constant severity and a pet peeve.
+    """A labeler in software: the judge's score, noise, a constant severity, a pet peeve and a pace.
 
     A pure function of (seed, name, prompt, responses): labeling again gives the same labels.
     """
@@ -100,6 +102,7 @@ class ScriptedLabeler:
     pet_peeve: str | None = None
     noise: float = constants.LABELER_NOISE
     random_share: float = constants.LABELER_RANDOM_SHARE
+    seconds_per_word: float = constants.LABELER_SECONDS_PER_WORD
 
     def label(self, prompt: Prompt, responses: Sequence[tuple[str, bool]]) -> Judgement:
         """The judgement of ``(text, finished)`` responses."""
@@ -112,7 +115,11 @@ class ScriptedLabeler:
             key: [verdict.flags[key] != (rng.random() < flips) for verdict in verdicts]
             for key in self.judge.questions
         }
-        return Judgement(ratings, ranks_with_ties(latents, ratings), answers)
+        ranks = ranks_with_ties(latents, ratings)
+        # Last, so that nothing else depends on it. People's times are skewed like this one.
+        words = sum(len(text.split()) for text, _ in responses)
+        pace = self.seconds_per_word * rng.lognormvariate(0.0, constants.LABELER_PACE_SPREAD)
+        return Judgement(ratings, ranks, answers, seconds=round(pace * (1 + words), 1))
 
     def _latent(self, verdict: Verdict, rng: random.Random) -> float:
         """What the labeler feels, before rounding."""
@@ -146,12 +153,16 @@ def ranks_with_ties(latents: Sequence[float], ratings: Sequence[int]) -> list[in
 
 
 def make_labelers(count: int, judge: Judge, seed: int) -> list[ScriptedLabeler]:
-    """``count`` labelers, each with a severity and a pet peeve of its own."""
+    """``count`` labelers, each with a severity, a pet peeve and a pace of its own."""
     labelers: list[ScriptedLabeler] = []
     for index in range(count):
         rng = random.Random(f"{seed}/labeler/{index}")
         limit = constants.LABELER_MAX_SEVERITY
         severity = rng.uniform(-limit, limit)
         pet_peeve = rng.choice(sorted(judge.questions)) if judge.questions else None
-        labelers.append(ScriptedLabeler(f"scripted-{index + 1}", judge, seed, severity, pet_peeve))
+        pace = constants.LABELER_SECONDS_PER_WORD * rng.uniform(0.5, 1.5)
+        name = f"scripted-{index + 1}"
+        labelers.append(
+            ScriptedLabeler(name, judge, seed, severity, pet_peeve, seconds_per_word=pace)
+        )
     return labelers

@@ -60,12 +60,18 @@ class CopyProbe(Row):
 
 
 class Prompt(Row):
-    """A prompt and the only split it may be used in; ``meta`` carries what a judge needs."""
+    """A prompt and the only split it may be used in; ``meta`` carries what a judge needs, and the
+    ``priority`` with which labelers get it, if it has one."""
 
     prompt_id: Text
     prompt: Text
     split: Split
     meta: dict[str, Any] | None = None
+
+    @property
+    def priority(self) -> int:
+        """Higher comes first; 0 where none is given."""
+        return int((self.meta or {}).get("priority", 0))
 
 
 class SampledResponse(Row):

@@ -16,11 +16,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from labeling_ui.desk import Desk
 from labeling_ui.store import Store, Task, open_store
+from labeling_ui.tasks import add_tasks
 from pipeline.artifacts import read_manifest
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.judges import Judge, OverlapJudge, RubricJudge, ScriptedLabeler, make_labelers
+from pipeline.label_config import INSTRUCTGPT_QUESTIONS
 from pipeline.records import Prompt, Ranking, SampleSet, read_rows
 from pipeline.stage_context import CONFIG_FILE, StageContext, open_stage
 from pipeline.tinyworld import QUESTIONS, build_world
@@ -67,7 +70,8 @@ def run(config: RunConfig, run_folder: Path) -> None:
             import_file(store, stage.data_root / section.file)
         else:
             samples = read_rows(path, SampleSet)
-            store.add_tasks(samples, label_questions(config), section.instructions)
+            prompts = read_rows(stage.input("data") / "prompts.jsonl", Prompt)
+            add_tasks(store, samples, prompts, config.label, label_questions(config))
             if section.source == "scripted":
                 label_by_script(store, samples, stage)
             else:
@@ -100,10 +104,13 @@ def refuse_lost_store(config: RunConfig, run_folder: Path) -> None:
 
 
 def label_questions(config: RunConfig) -> dict[str, str]:
-    """The yes/no questions of a run: the configured ones, else the embedded world's own."""
-    if config.label.questions or config.data.tinyworld is None:
+    """The yes/no questions of a run: the configured ones, else those of the embedded world, else
+    InstructGPT's, which no script can answer."""
+    if config.label.questions is not None:
         return config.label.questions
-    return QUESTIONS
+    if config.data.tinyworld is not None:
+        return QUESTIONS
+    return INSTRUCTGPT_QUESTIONS if config.label.source == "browser" else {}
 
 
 def import_file(store: Store, path: Path) -> None:
@@ -126,25 +133,38 @@ def label_by_script(store: Store, samples: Sequence[SampleSet], stage: StageCont
     by_responses = {(s.prompt_id, *(r.response_id for r in s.responses)): s for s in samples}
     scripted = make_labelers(section.labelers, _judge(stage.config), stage.seed)
     names = [_account_name(labeler, stage) for labeler in scripted]
-    accounts = [store.add_labeler(name, _pseudonym(name), scripted=True) for name in names]
+    accounts = [store.add_labeler(name, _pseudonym(name), scripted=True).id for name in names]
     store.keep_scripted(names)
-    positions = store.open_positions()
-    with stage.progress(len(positions), "tasks") as progress:
-        for start in range(0, len(positions), TASKS_AT_ONCE):
-            batch = positions[start : start + TASKS_AT_ONCE]
+    desk = Desk(store)
+    turns = _turns(store, len(scripted))
+    with stage.progress(len(turns), "judgments") as progress:
+        for start in range(0, len(turns), TASKS_AT_ONCE):
+            batch = turns[start : start + TASKS_AT_ONCE]
             with store.together():
-                for position in batch:
-                    turn = position % len(scripted)
-                    task = store.next_task(accounts[turn].id)
-                    assert task is not None, "as many tasks are open as positions were listed"
-                    _judge_task(
-                        store, accounts[turn].id, scripted[turn], task, by_responses, prompts
-                    )
+                for task_id, turn in batch:
+                    task = desk.take(accounts[turn], task_id)
+                    if task is not None:  # else it has judged this one before
+                        _judge_task(
+                            desk, accounts[turn], scripted[turn], task, by_responses, prompts
+                        )
             progress.advance(len(batch))
 
 
+def _turns(store: Store, labelers: int) -> list[tuple[int, int]]:
+    """Who judges what, as ``(task, labeler)``: in turns by the order of the tasks.
+
+    A task that needs several goes to those that follow until it has them, a shared one to all.
+    """
+    turns = [
+        (task.task_id, (task.position + place) % labelers)
+        for task in store.unfinished()
+        for place in range(labelers if task.overlap > 1 else 1)
+    ]
+    return turns + [(task, turn) for task in store.shared_tasks() for turn in range(labelers)]
+
+
 def _judge_task(
-    store: Store,
+    desk: Desk,
     labeler_id: int,
     labeler: ScriptedLabeler,
     task: Task,
@@ -155,13 +175,13 @@ def _judge_task(
     sample = samples[(task.prompt_id, *ids)]
     responses = [(response.text, response.finished) for response in sample.responses]
     judgement = labeler.label(_prompt_of(sample, prompts), responses)
-    store.submit(
+    desk.submit(
         labeler_id,
-        task.task_id,
-        ratings=judgement.ratings,
-        ranks=judgement.ranks,
-        answers={k: v for k, v in judgement.answers.items() if k in task.questions},
-        display_order=task.display_order,
+        task.lease,
+        ratings=task.displayed(judgement.ratings),
+        ranks=task.displayed(judgement.ranks),
+        answers={k: task.displayed(v) for k, v in judgement.answers.items() if k in task.questions},
+        seconds=judgement.seconds,
     )
 
 
@@ -185,7 +205,7 @@ def _prompt_of(sample: SampleSet, prompts: Mapping[str, Prompt]) -> Prompt:
 def _account_name(labeler: ScriptedLabeler, stage: StageContext) -> str:
     """A name that changes with everything a scripted label depends on but the task."""
     section = stage.config.label
-    told = json.dumps([section.instructions, list(label_questions(stage.config).items())])
+    told = json.dumps([section.instructions_told, list(label_questions(stage.config).items())])
     guideline = hashlib.sha256(told.encode()).hexdigest()[:8]
     settings = (section.judge, stage.config.seed, section.labelers, guideline, VERSION)
     return f"{labeler.name} {'/'.join(str(value) for value in settings)}"

@@ -18,8 +18,10 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 FORBIDDEN_NAMES = {"utils.py", "common.py", "helpers.py", "util.py", "helper.py", "misc.py"}
 MOST_LINES = 400
 # What stages and the application may import from outside the library.
-STAGES_MAY = {"labeling_ui.store", "labeling_ui.content", "labeling_ui.serve"}
-APPLICATION_MAY = {"config", "records", "artifacts", "preferences", "errors"}
+STAGES_MAY = {
+    f"labeling_ui.{name}" for name in ("store", "desk", "tasks", "accounts", "content", "serve")
+}
+APPLICATION_MAY = {"config", "label_config", "records", "artifacts", "preferences", "errors"}
 WITHOUT_TORCH = (
     "pipeline.config",
     "pipeline.config_file",
@@ -29,6 +31,7 @@ WITHOUT_TORCH = (
     "pipeline.judges",
     "pipeline.tinyworld",
     "labeling_ui.store",
+    "labeling_ui.desk",
     "labeling_ui.serve",
 )
 HUB_LIBRARIES = {"torch", "transformers", "datasets", "huggingface_hub", "trl", "accelerate"}

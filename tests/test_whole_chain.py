@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from labeling_ui.desk import Desk
 from labeling_ui.store import open_store
 from pipeline.gpt2_format import load_gpt
 from pipeline.judges import RubricJudge
@@ -148,11 +149,11 @@ def test_a_changed_label_reruns_what_learns_from_labels(finished: Path) -> None:
     run = finished / "runs" / "tiny"
     with closing(open_store(run / "labels.db")) as store:
         labeler = store.add_labeler("ann")
-        task = store.next_task(labeler.id)
+        task = Desk(store).next_task(labeler.id)
         assert task is not None
         ratings = [1, 7, 3, 2, 5]
         ranks = [5, 1, 3, 4, 2]
-        store.submit(labeler.id, task.task_id, ratings=ratings, ranks=ranks, answers={})
+        Desk(store).submit(labeler.id, task.lease, ratings=ratings, ranks=ranks, answers={})
     before = weights_hash(finished, "sft"), weights_hash(finished, "reward")
     status = align(finished, "status", "runs/tiny").stdout
     assert [line.split()[1] for line in status.splitlines() if " fresh " in line] == [

@@ -43,6 +43,8 @@ LABELER_RANDOM_SHARE = 0.03  # of the ratings are drawn blindly
 LABELER_MAX_SEVERITY = 0.5  # a constant shift of all of a labeler's ratings
 LABELER_PET_PEEVE = 0.5  # taken off once more for the one flag this labeler minds most
 LABELER_ANSWER_FLIP_SHARE = 0.03
+LABELER_SECONDS_PER_WORD = 0.4  # reading at 200 words a minute, and as long again to decide
+LABELER_PACE_SPREAD = 0.3  # log-standard deviation of the time that a labeler takes
 LABELER_TIE_WIDTH = 0.25  # equal ratings closer than this are ranked as a tie
 
 # Of each kind of prompt, this share of contents (animal and object, …) is only ever held out.

@@ -1,19 +1,24 @@
-"""A labeling application in a process of its own, and Chromium to look at it with."""
+"""Label databases of both kinds, the application in a process of its own, and Chromium to look
+at it with."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from benchmarks.postgres_server import PostgresServer, find_postgres, postgres_server
 from labeling_ui.store import Store, open_store
 from pipeline.artifacts import Identity, WorkRecord, publish, temporary_folder
 from pipeline.records import SampledResponse, SampleSet, write_rows
@@ -24,14 +29,16 @@ if TYPE_CHECKING:
 QUESTIONS = {"rude": "Is it rude?", "off_topic": "Is it off topic?"}
 
 SERVE = """
-import sys
+import json, sys
 from pathlib import Path
 from labeling_ui.serve import serve
 from pipeline.config import RunConfig
 values = {"name": "demo", "data": {"tinyworld": {}}, "pretrain": {}, "label": {
     "source": "browser", "questions": {"rude": "Is it rude?", "off_topic": "Is it off topic?"},
-    "instructions": "Judge how helpful each answer is."}}
-serve(RunConfig.model_validate(values), Path(sys.argv[1]), 0, next_command="align run demo.yaml")
+    "instructions": "Judge how helpful each answer is.", "shared_fraction": 0}}
+values["label"] |= json.loads(sys.argv[3])
+port = int(sys.argv[2])
+serve(RunConfig.model_validate(values), Path(sys.argv[1]), port, next_command="align run demo.yaml")
 """
 
 CHROMIUM_ARGUMENTS = [
@@ -44,13 +51,45 @@ CHROMIUM_ARGUMENTS = [
 ]
 
 
+Places = Callable[[], str]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresServer]:
+    """A PostgreSQL server; the tests that need it are skipped where there is none."""
+    programs = find_postgres()
+    if programs is None:
+        reason = "no PostgreSQL found (Debian: apt install postgresql)"
+        if os.environ.get("ALIGN_REQUIRE_POSTGRES"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with postgres_server(programs) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    """Gives the path or URL of a new label database each time, on either kind of database."""
+    numbers = itertools.count()
+    if request.param == "sqlite":
+        return lambda: str(tmp_path / f"labels-{next(numbers)}.db")
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return lambda: server.create(f"labels_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def place(new_place: Places) -> str:
+    """The path or URL of a new label database, on either kind of database."""
+    return new_place()
+
+
 @dataclass
 class Server:
     """A running application. ``link`` signs in once."""
 
     process: subprocess.Popen[str]
     link: str
-    database: Path
+    database: str | Path
 
     @property
     def origin(self) -> str:
@@ -96,11 +135,16 @@ def publish_samples(run_folder: Path, samples: Sequence[SampleSet]) -> None:
     publish(temporary, run_folder / "samples", identity, WorkRecord({}, "", "", 0.0, 0))
 
 
-def start(folder: Path, samples: Sequence[SampleSet]) -> Server:
-    """A server on a free port, up and running."""
+def start(folder: Path, samples: Sequence[SampleSet], **label: Any) -> Server:
+    """A server on a free port, up and running; ``label``: values of that section of the config."""
     publish_samples(folder, samples)
+    return serve_again(folder, 0, **label)
+
+
+def serve_again(folder: Path, port: int, **label: Any) -> Server:
+    """A server of a run folder that has samples, on a port that is free."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(folder)],
+        [sys.executable, "-c", SERVE, str(folder), str(port), json.dumps(label)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -112,11 +156,14 @@ def start(folder: Path, samples: Sequence[SampleSet]) -> Server:
         printed += line
         found = re.search(r"http://127\.0\.0\.1:\d+/enter\?token=\S+", line)
         if found:
-            return Server(process, found.group(), folder / "labels.db")
+            return Server(process, found.group(), label.get("database") or folder / "labels.db")
     raise AssertionError(f"the application did not start:\n{printed}")
 
 
-Starter = Callable[[Sequence[SampleSet]], Server]
+class Starter(Protocol):
+    """Starts a server of these samples, with ``label`` as that section of the config."""
+
+    def __call__(self, samples: Sequence[SampleSet], **label: Any) -> Server: ...
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +171,8 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Starts servers, each with its own run folder; all end with the module."""
     running: list[Server] = []
 
-    def starter(samples: Sequence[SampleSet]) -> Server:
-        running.append(start(tmp_path_factory.mktemp("run") / "demo", samples))
+    def starter(samples: Sequence[SampleSet], **label: Any) -> Server:
+        running.append(start(tmp_path_factory.mktemp("run") / "demo", samples, **label))
         return running[-1]
 
     yield starter

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from labeling_ui.desk import Desk
 from labeling_ui.store import Progress, Store, open_store
 from pipeline.artifacts import Identity, WorkRecord, publish, read_manifest, temporary_folder
 from pipeline.config import RunConfig
@@ -33,6 +34,7 @@ TASKS = 7
 
 
 def config(seed: int = 3, **label: Any) -> RunConfig:
+    label = {"shared_fraction": 0} | label
     values = {"name": "x", "seed": seed, "data": {"tinyworld": {}}, "pretrain": {}, "label": label}
     if label.get("judge") == "overlap":  # which needs references, and so data of one's own
         source = {"path": "x.jsonl", "prompt_columns": ["p"], "response_column": "r"}
@@ -101,10 +103,10 @@ def label_bytes(run_folder: Path) -> dict[str, bytes]:
 
 def judge_next(store: Store, rating: int = 4) -> None:
     labeler = store.add_labeler("ann").id
-    task = store.next_task(labeler)
+    task = Desk(store).next_task(labeler)
     assert task is not None
     size = len(task.responses)
-    store.submit(labeler, task.task_id, ratings=[rating] * size, ranks=[1] * size, answers={})
+    Desk(store).submit(labeler, task.lease, ratings=[rating] * size, ranks=[1] * size, answers={})
 
 
 def test_scripted_labelers_take_turns_and_judge_every_task(run_folder: Path) -> None:
@@ -122,6 +124,36 @@ def test_scripted_labelers_take_turns_and_judge_every_task(run_folder: Path) -> 
     rude = [row.answers["rude"] for row in rows]
     assert sum(bool(answers[1]) for answers in rude) > TASKS / 2
     assert sum(bool(answers[0]) for answers in rude) < TASKS / 2
+
+
+def test_scripted_labelers_judge_as_often_as_the_overlap_says(run_folder: Path) -> None:
+    run(config(labelers=3, overlap=2), run_folder)
+    rows = exported(run_folder)
+    judged = Counter(row.prompt_id for row in rows)
+    assert dict(judged) == {f"p{i}": 2 for i in range(TASKS)}
+    assert len({(row.prompt_id, row.labeler) for row in rows}) == 2 * TASKS
+    assert len({row.labeler for row in rows}) == 3
+
+
+def test_every_scripted_labeler_judges_the_shared_pool(run_folder: Path) -> None:
+    run(config(labelers=3, shared_fraction=1.0), run_folder)
+    judged = Counter(row.prompt_id for row in exported(run_folder))
+    assert dict(judged) == {f"p{i}": 3 for i in range(TASKS)}
+
+
+def test_more_overlap_than_scripted_labelers_is_refused() -> None:
+    with pytest.raises(ValueError, match="overlap 4 needs as many labelers, got 3"):
+        config(labelers=3, overlap=4)
+
+
+def test_each_scripted_labeler_has_a_pace_of_its_own(run_folder: Path) -> None:
+    run(config(seed=9, labelers=3, shared_fraction=1.0), run_folder)
+    with closing(open_store(run_folder / "labels.db")) as store, store.reading() as session:
+        statement = "SELECT labeler_id, avg(seconds), min(seconds) FROM submission GROUP BY 1"
+        paces = session.connection().exec_driver_sql(statement).all()
+    means = sorted(mean for _, mean, _ in paces)
+    assert min(low for _, _, low in paces) > 0
+    assert means[2] > 1.3 * means[0]
 
 
 def test_the_manifest_carries_the_hash_of_the_store(run_folder: Path) -> None:
@@ -152,7 +184,7 @@ def test_a_killed_run_goes_on_to_the_same_labels(
 ) -> None:
     run(config(), run_folder)
     other = make_run(tmp_path / "other")
-    submit, calls = Store.submit, Counter[str]()
+    submit, calls = Desk.submit, Counter[str]()
 
     def dies(*arguments: Any, **options: Any) -> str:
         calls["submit"] += 1
@@ -160,7 +192,7 @@ def test_a_killed_run_goes_on_to_the_same_labels(
             raise KeyboardInterrupt
         return submit(*arguments, **options)
 
-    monkeypatch.setattr(Store, "submit", dies)
+    monkeypatch.setattr(Desk, "submit", dies)
     with pytest.raises(KeyboardInterrupt):
         run(config(), other)
     assert not (other / "labels").exists()
@@ -247,9 +279,9 @@ def test_labels_that_are_all_skips_are_a_users_mistake(tmp_path: Path) -> None:
         run(browser, folder)
     with closing(open_store(folder / "labels.db")) as store:
         labeler = store.add_labeler("ann").id
-        task = store.next_task(labeler)
+        task = Desk(store).next_task(labeler)
         assert task is not None
-        store.skip(labeler, task.task_id, "unclear")
+        Desk(store).skip(labeler, task.lease, "unclear")
     with pytest.raises(UserError, match="holds no ranking"):
         run(browser, folder)
     assert not (folder / "labels").exists()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from labeling_ui.desk import Desk
 from labeling_ui.store import open_store
 from pipeline.artifacts import read_manifest
 from pipeline.config import RunConfig
@@ -62,11 +63,11 @@ def judge_one(run: Path, ratings: list[int]) -> bool:
     """One more label in the store, as a person would give it; False when no task is open."""
     with closing(open_store(run / "labels.db")) as store:
         labeler = store.add_labeler("ann")
-        task = store.next_task(labeler.id)
+        task = Desk(store).next_task(labeler.id)
         if task is None:
             return False
         ranks = [1 + sum(other > rating for other in ratings) for rating in ratings]
-        store.submit(labeler.id, task.task_id, ratings=ratings, ranks=ranks, answers={})
+        Desk(store).submit(labeler.id, task.lease, ratings=ratings, ranks=ranks, answers={})
         return True
 
 

@@ -1,0 +1,83 @@
+"""Which task goes to whom: what a labeler has begun, or the next that has room for them.
+
+Whoever changes what belongs to a task holds its row (``queries.lock``), and asks again once they
+do: on PostgreSQL what a query saw before may no longer be so.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeling_ui import queries, rows, tables
+from labeling_ui.tables import Assignment, Event, Labeler
+from pipeline.errors import UserError
+
+
+def labeler_at_work(session: Session, labeler_id: int) -> Labeler:
+    """The labeler.
+
+    Raises:
+        UserError: there is none of that id, or it was disabled or set aside.
+    """
+    labeler = session.get(Labeler, labeler_id)
+    if labeler is None or labeler.disabled or not labeler.active:
+        raise UserError("labeler", "may not label.", "sign in again.")
+    return labeler
+
+
+def begun(session: Session, labeler: Labeler, now: float) -> Assignment | None:
+    """What this labeler has begun and not ended, the latest first, where it still has room."""
+    query = (
+        select(Assignment)
+        .join(Assignment.task)
+        .where(
+            Assignment.labeler_id == labeler.id,
+            Assignment.ended_at.is_(None),
+            tables.Task.active,
+        )
+        .order_by(Assignment.leased_at.desc(), Assignment.id.desc())
+    )
+    for assignment in session.scalars(query).all():
+        task = queries.lock(session, assignment.task_id)
+        session.refresh(assignment)
+        unended = assignment.ended_at is None
+        if unended and is_sound(session, task) and has_room(session, task, labeler, now):
+            return assignment
+    return None
+
+
+def new(session: Session, labeler: Labeler, now: float) -> Assignment | None:
+    """A task that this labeler has not had, of the highest priority, the first of its kind."""
+    task = tables.Task
+    room = queries.has_room(labeler, now)
+    query = select(task.id).where(task.active, queries.unseen_by(labeler), room)
+    if not labeler.scripted:  # says nothing new, but spares counting on tasks long done
+        query = query.where(task.shared | ~queries.is_complete())
+    query = query.order_by(task.priority.desc(), task.position, task.id).limit(1)
+    while True:
+        # PostgreSQL passes over what others are about to take.
+        found = session.scalar(query.with_for_update(of=task, skip_locked=True))
+        if found is None:
+            return None
+        locked = queries.lock(session, found)
+        if is_sound(session, locked) and has_room(session, locked, labeler, now):
+            return queries.assign(session, locked, labeler)
+
+
+def has_room(session: Session, task: tables.Task, labeler: Labeler, now: float) -> bool:
+    """Whether a task can go to this labeler, or stay with them."""
+    room = queries.has_room(labeler, now)
+    query = select(tables.Task.id).where(tables.Task.id == task.id, tables.Task.active, room)
+    return session.scalar(query) is not None
+
+
+def is_sound(session: Session, task: tables.Task) -> bool:
+    """Whether the task is what it was made of; one that is not is shown to nobody any more."""
+    if rows.is_whole(task):
+        return True
+    task.active = False
+    detail = {"task": task.identity, "prompt_id": task.prompt_id}
+    session.add(Event(at=rows.now(), action="task damaged", detail=detail))
+    session.flush()
+    return False
