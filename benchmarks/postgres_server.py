@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 30
@@ -25,7 +26,7 @@ class PostgresServer:
 
     programs: Path
     folder: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[Any] | None = None
 
     def url(self, database: str) -> str:
         """The SQLAlchemy URL of a database of this server."""
@@ -34,15 +35,16 @@ class PostgresServer:
     def start(self) -> None:
         """Starts the server and waits until it answers."""
         command = [self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder]
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [*map(str, command), "-c", "listen_addresses=", "-c", "max_connections=200"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             **_account(),
         )
+        self.process = process
         end = time.monotonic() + SECONDS
         while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > end:
+            if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError("PostgreSQL did not start")
             time.sleep(0.05)
 
@@ -101,7 +103,7 @@ def postgres_server(programs: Path) -> Generator[PostgresServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _account() -> dict[str, str | int]:
+def _account() -> dict[str, Any]:
     """Keyword arguments of ``subprocess`` that leave root's account where it is in use."""
     if os.geteuid() != 0:
         return {}

@@ -251,7 +251,7 @@ class Desk:
     def _end(self, session: Session, assignment: Assignment) -> None:
         assignment.ended_at = self._clock()
         assignment.draft = None
-        queries.count_ends(session, tables.Task.id == assignment.task_id)
+        queries.count_ends(session, assignment.task_id)
 
     # --- taking it back ---------------------------------------------------------------------------
 
@@ -289,7 +289,7 @@ class Desk:
             assignment.draft, assignment.draft_page, assignment.draft_seq = draft, None, 0
             assignment.lease = secrets.token_urlsafe(24)  # a late copy of the call ends nothing
             self._renew(assignment)
-            queries.count_ends(session, tables.Task.id == task.id)
+            queries.count_ends(session, task.id)
         return True
 
     def _last(self, session: Session, labeler_id: int) -> Assignment | None:

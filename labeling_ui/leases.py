@@ -6,7 +6,9 @@ do: on PostgreSQL what a query saw before may no longer be so.
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from functools import cache
+
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from labeling_ui import queries, rows, tables
@@ -49,27 +51,37 @@ def begun(session: Session, labeler: Labeler, now: float) -> Assignment | None:
 
 def new(session: Session, labeler: Labeler, now: float) -> Assignment | None:
     """A task that this labeler has not had, of the highest priority, the first of its kind."""
-    task = tables.Task
-    room = queries.has_room(labeler, now)
-    query = select(task.id).where(task.active, queries.unseen_by(labeler), room)
-    if not labeler.scripted:  # says nothing new, but spares counting on tasks long done
-        query = query.where(task.shared | ~queries.is_complete())
-    query = query.order_by(task.priority.desc(), task.position, task.id).limit(1)
+    values = {"labeler_id": labeler.id, "now": now}
     while True:
         # PostgreSQL passes over what others are about to take.
-        found = session.scalar(query.with_for_update(of=task, skip_locked=True))
+        found = session.scalar(_next_query(labeler.scripted), values)
         if found is None:
             return None
-        locked = queries.lock(session, found)
-        if is_sound(session, locked) and has_room(session, locked, labeler, now):
-            return queries.assign(session, locked, labeler)
+        task = queries.lock(session, found)
+        if is_sound(session, task) and has_room(session, task, labeler, now):
+            return queries.assign(session, task, labeler)
 
 
 def has_room(session: Session, task: tables.Task, labeler: Labeler, now: float) -> bool:
     """Whether a task can go to this labeler, or stay with them."""
-    room = queries.has_room(labeler, now)
-    query = select(tables.Task.id).where(tables.Task.id == task.id, tables.Task.active, room)
-    return session.scalar(query) is not None
+    values = {"task_id": task.id, "labeler_id": labeler.id, "now": now}
+    return session.scalar(_room_query(labeler.scripted), values) is not None
+
+
+@cache
+def _next_query(scripted: bool) -> Select[int]:
+    task, room = tables.Task, queries.has_room(people_only=not scripted)
+    query = select(task.id).where(task.active, queries.unseen(), room)
+    if not scripted:  # says nothing new, but spares counting on tasks long done
+        query = query.where(task.shared | ~queries.is_complete())
+    query = query.order_by(task.priority.desc(), task.position, task.id).limit(1)
+    return query.with_for_update(of=task, skip_locked=True)
+
+
+@cache
+def _room_query(scripted: bool) -> Select[int]:
+    task, room = tables.Task, queries.has_room(people_only=not scripted)
+    return select(task.id).where(task.id == bindparam("task_id"), task.active, room)
 
 
 def is_sound(session: Session, task: tables.Task) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Float, Select, Update, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from labeling_ui import rows, tables
@@ -52,20 +53,21 @@ def ends(*, people_only: bool) -> ColumnElement[int]:
     return judged + skipped
 
 
-def has_room(labeler: Labeler, now: float) -> ColumnElement[bool]:
-    """The task can go to this labeler, as far as the others are concerned.
+@cache
+def has_room(*, people_only: bool) -> ColumnElement[bool]:
+    """The task can go to the labeler ``:labeler_id`` at the time ``:now``, as far as others go.
 
     Fewer than ``overlap`` others have ended it or hold a lease on it, or it is shared. To a person
     only people count: what a script has judged, a person may judge again.
     """
-    people_only = not labeler.scripted
+    now = bindparam("now", type_=Float)
     leases = (
         select(func.count())
         .select_from(Assignment)
         .join(Labeler, Labeler.id == Assignment.labeler_id)
         .where(
             Assignment.task_id == tables.Task.id,
-            Assignment.labeler_id != labeler.id,
+            Assignment.labeler_id != bindparam("labeler_id"),
             Assignment.ended_at.is_(None),
             Assignment.leased_at <= now + CLOCK_SLACK_SECONDS,
             Assignment.expires_at > now,
@@ -77,13 +79,13 @@ def has_room(labeler: Labeler, now: float) -> ColumnElement[bool]:
     return tables.Task.shared | (taken < tables.Task.overlap)
 
 
-def unseen_by(labeler: Labeler) -> ColumnElement[bool]:
-    """The task was neither given to this labeler nor judged by them elsewhere (an import)."""
+def unseen() -> ColumnElement[bool]:
+    """The task was neither given to ``:labeler_id`` nor judged by them elsewhere (an import)."""
     given = select(Assignment.id).where(
-        Assignment.task_id == tables.Task.id, Assignment.labeler_id == labeler.id
+        Assignment.task_id == tables.Task.id, Assignment.labeler_id == bindparam("labeler_id")
     )
     judged = select(Submission.id).where(
-        Submission.task_id == tables.Task.id, Submission.labeler_id == labeler.id
+        Submission.task_id == tables.Task.id, Submission.labeler_id == bindparam("labeler_id")
     )
     return ~given.exists() & ~judged.exists()
 
@@ -116,23 +118,30 @@ def lock(session: Session, task_id: int) -> tables.Task:
     return session.execute(query, execution_options={"populate_existing": True}).scalar_one()
 
 
-def count_ends(session: Session, *conditions: ColumnElement[bool]) -> None:
-    """Counts anew how many people have judged and skipped each task that meets the conditions."""
+def count_ends(session: Session, task_id: int | None = None) -> None:
+    """Counts anew how many people have judged and skipped a task, or every task."""
     session.flush()
-
-    def people(end: type[Submission] | type[SkippedTask]) -> Any:
-        query = _ends(end, people_only=True).with_only_columns(func.count())
-        return query.correlate(tables.Task).scalar_subquery()
-
-    session.execute(
-        update(tables.Task)
-        .where(*conditions)
-        .values(judged=people(Submission), skipped=people(SkippedTask))
-        .execution_options(synchronize_session=False)
-    )
+    values = {} if task_id is None else {"only_task_id": task_id}
+    session.execute(_counting(everywhere=task_id is None), values)
     for task in session.identity_map.values():
         if isinstance(task, tables.Task):
             session.expire(task, ["judged", "skipped"])
+
+
+@cache
+def _counting(*, everywhere: bool) -> Update:
+    counts = (
+        _ends(end, people_only=True)
+        .with_only_columns(func.count())
+        .correlate(tables.Task)
+        .scalar_subquery()
+        for end in (Submission, SkippedTask)
+    )
+    judged, skipped = counts
+    statement = update(tables.Task).values(judged=judged, skipped=skipped)
+    if not everywhere:
+        statement = statement.where(tables.Task.id == bindparam("only_task_id"))
+    return statement.execution_options(synchronize_session=False)
 
 
 def refuse_second(session: Session, row: Ranking, task_id: int, labeler_id: int) -> None:

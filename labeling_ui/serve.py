@@ -15,6 +15,7 @@ from labeling_ui.tasks import add_tasks
 from pipeline.artifacts import verify
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
+from pipeline.label_config import INSTRUCTGPT_QUESTIONS
 from pipeline.records import Prompt, SampleSet, read_rows
 
 HOST = "127.0.0.1"
@@ -36,7 +37,7 @@ def serve(
         run_folder: where ``samples/`` is.
         port: 0 takes a free one.
         open_browser: opens the link at once.
-        questions: the yes/no questions; the configured ones if not given.
+        questions: the yes/no questions; the configured ones, else InstructGPT's, if not given.
         next_command: what the end page and the terminal say to run next.
 
     Raises:
@@ -51,7 +52,9 @@ def serve(
         fix = "rebuild it with align run CONFIG --from sample."
         raise UserError(samples.parent, f"is corrupt: {problem}.", fix)
     command = next_command or f"align run {run_folder / 'config.json'}"
-    asked = dict(config.label.questions if questions is None else questions)
+    asked = config.label.questions if questions is None else questions
+    if asked is None:
+        asked = INSTRUCTGPT_QUESTIONS
     with closing(open_store(config.label.database or run_folder / "labels.db")) as store:
         prompts = run_folder / "data" / "prompts.jsonl"
         known = read_rows(prompts, Prompt) if prompts.exists() else []

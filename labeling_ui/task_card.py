@@ -106,10 +106,12 @@ def _static(name: str) -> str:
 
 
 def _next_reply(place: Place, user: int) -> Reply:
-    task = place.desk.next_task(user)
-    progress = place.store.progress(people_only=True)
-    with place.store.reading() as session:
-        labeler = session.get_one(Labeler, user)
+    with place.store.together():
+        task = place.desk.next_task(user)
+        progress = place.store.progress(people_only=True)
+        mine, can_undo = place.store.judged_by(user), place.desk.can_undo(user)
+        with place.store.reading() as session:
+            labeler = session.get_one(Labeler, user)
     return {
         "run": place.run_name,
         "next_command": None if labeler.role == "labeler" else place.next_command,
@@ -119,9 +121,9 @@ def _next_reply(place: Place, user: int) -> Reply:
             "done": progress.done,
             "open": progress.open,
             "skipped": progress.skipped,
-            "mine": place.store.judged_by(user),
+            "mine": mine,
         },
-        "can_undo": place.desk.can_undo(user),
+        "can_undo": can_undo,
         "task": None if task is None else _for_browser(task),
     }
 

@@ -57,8 +57,8 @@ def test_a_task_keeps_its_shuffled_order_and_orders_differ(place: str) -> None:
         task = shown(store, ann)
         assert shown(store, ann) == task
         assert sorted(task.display_order) == [0, 1, 2, 3, 4]
-        for place, position in enumerate(task.display_order):
-            assert task.responses[place].response_id == f"{task.prompt_id}-{position}"
+        for spot, position in enumerate(task.display_order):
+            assert task.responses[spot].response_id == f"{task.prompt_id}-{position}"
         orders.append(task.display_order)
         judge(store, ann, task)
     firsts = [order[0] for order in orders]
