@@ -3,7 +3,8 @@
     python -m benchmarks.ppo_ours FOLDER four_networks
     python -m benchmarks.ppo_ours FOLDER shared_trunk
 
-``FOLDER`` is as ``ppo_work.write_work`` makes it. An update is a turn.
+``FOLDER`` is as ``ppo_work.write_work`` makes it. An update is a turn. With a shared trunk policy
+and reward model are adapters on one model, and policy and value head share one forward.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.hugging_face import load_language_model
 from pipeline.ppo import PPOConfig, PPOTrainer
 from pipeline.ppo.experience import Experience
 from pipeline.ppo.roles import Roles
-from pipeline.ppo.shared_trunk import share_trunks
+from pipeline.ppo.shared_trunk import MergedEngine, share_trunks
 from pipeline.ppo.trainer import StepMetrics
 from pipeline.precision import autocast_of
 from pipeline.reward_config import LoraSection
@@ -55,11 +56,14 @@ def trainer_of(folder: Path, shared: bool, turns: Turns) -> CountingTrainer:
     work = json.loads((folder / "work.json").read_text(encoding="utf-8"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lora = LoraSection() if shared else None
-    args = PPOConfig(**work["ppo"] | {"lora": lora})
+    args = PPOConfig(**work["ppo"] | {"lora": lora, "critic_trunk": "policy" if shared else "own"})
+    tokenizer = Tokenizer.load(folder / "policy")
     policy, reward = load_language_model(folder / "policy"), load_reward_model(folder / "reward")
-    roles = Roles(policy, None, reward, None)
+    roles, engine = Roles(policy, None, reward, None), None
     if lora is not None:
-        roles = share_trunks(policy, reward, folder / "reward" / "adapter", lora, 0, device)
+        adapter = folder / "reward" / "adapter"
+        roles = share_trunks(policy, reward, adapter, lora, 0, device, with_critic=False)
+        engine = MergedEngine(roles.policy, tokenizer)
 
     def on_update(update: int, metrics: dict[str, float]) -> None:
         synchronize(device)
@@ -75,12 +79,13 @@ def trainer_of(folder: Path, shared: bool, turns: Turns) -> CountingTrainer:
 
     trainer = CountingTrainer(
         args,
-        Tokenizer.load(folder / "policy"),
+        tokenizer,
         roles.policy,
         roles.reference,
         roles.reward_model,
         work["prompts"],
         roles.critic,
+        rollout_engine=engine,
         device=device,
         autocast=autocast_of(device, work["precision"]),
         on_update=on_update,

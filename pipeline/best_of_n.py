@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.language_model import LanguageModel
-from pipeline.reward import RewardModel, score_rows
+from pipeline.measurement import finite_scores
+from pipeline.reward import RewardModel
 from pipeline.sampling import SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
 
@@ -37,7 +38,8 @@ def best_of_n(
         on_batch: told the number of candidates drawn in each batch when it is done.
 
     Raises:
-        UserError: a prompt and a response do not fit into the context.
+        UserError: a prompt and a response do not fit into the context, or the score of a candidate,
+            chosen or not, is not a finite number.
     """
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     rows = [ids for ids, own in zip(encoded, seeds, strict=True) for _ in own]
@@ -45,10 +47,7 @@ def best_of_n(
     drawn = generate(model, rows, flat, sampling, tokenizer, on_batch)
     lengths: list[int] = drawn.lengths.tolist()
     responses = [ids[:length] for ids, length in zip(drawn.ids.tolist(), lengths, strict=True)]
-    texts = [[*prompt, *response] for prompt, response in zip(rows, responses, strict=True)]
-    scores: list[float] = score_rows(
-        reward_model, texts, tokenizer.pad_id, sampling.batch_rows
-    ).tolist()
+    scores = finite_scores(reward_model, rows, responses, tokenizer.pad_id, sampling.batch_rows)
     finished: list[bool] = drawn.finished.tolist()
     chosen: list[Candidate] = []
     start = 0

@@ -11,7 +11,6 @@ Rafailov et al. 2023, equation 7. π starts as sft, and π_ref stays it.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,9 +26,9 @@ from pipeline.reward_data import Side
 from pipeline.tokenizer import Tokenizer
 from pipeline.trainer_run import (
     Run,
+    arguments_of,
     common_arguments,
     model_to_train,
-    on_one_device,
     train_to_its_end,
     trained_model,
 )
@@ -93,25 +92,23 @@ def make_trainer(
     common = common_arguments(
         run, section.learning_rate, steps, section.epochs, section.checkpoint_every_steps
     )
-    with warnings.catch_warnings():
-        # The newest releases of transformers renamed gradient_checkpointing; TRL still sets it.
-        warnings.simplefilter("ignore", FutureWarning)
-        arguments = DPOConfig(
-            beta=section.beta,
-            per_device_train_batch_size=device_pairs,
-            per_device_eval_batch_size=device_pairs,
-            gradient_accumulation_steps=section.batch_pairs // (device_pairs * run.processes),
-            warmup_steps=round(section.warmup_fraction * steps),
-            weight_decay=section.weight_decay,
-            max_length=None,  # nothing is cut: what does not fit the context was refused
-            **common,
-        )
+    arguments = arguments_of(
+        DPOConfig,
+        beta=section.beta,
+        per_device_train_batch_size=device_pairs,
+        per_device_eval_batch_size=device_pairs,
+        gradient_accumulation_steps=section.batch_pairs // (device_pairs * run.processes),
+        warmup_steps=round(section.warmup_fraction * steps),
+        weight_decay=section.weight_decay,
+        max_length=None,  # nothing is cut: what does not fit the context was refused
+        **common,
+    )
     # It prepares texts when it is made: these stand in for the pairs, which it would not take.
     stand_in = datasets.Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
     trainer = DPOTrainer(
         model=model_to_train(sft_folder, run.bf16),
         ref_model=model_to_train(sft_folder, run.bf16),
-        args=on_one_device(arguments),
+        args=arguments,
         data_collator=_Checked(tokenizer),
         train_dataset=stand_in,
         eval_dataset=stand_in,
@@ -179,6 +176,5 @@ def optimize_preferences(
         UserError: training diverged.
     """
     trainer = make_trainer(sft_folder, training, validation, tokenizer, section, run)
-    train_to_its_end(trainer, run, LOGGED_METRICS, on_metrics=on_metrics, on_step=on_step)
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    model = train_to_its_end(trainer, run, LOGGED_METRICS, on_metrics=on_metrics, on_step=on_step)
     return trained_model(model, "dpo", section.learning_rate)

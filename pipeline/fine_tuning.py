@@ -7,10 +7,8 @@ it is given ids and labels, and the labels of every batch are checked before its
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 from torch import Tensor
@@ -23,9 +21,9 @@ from pipeline.sft import SftRow, check_labels, collate
 from pipeline.tokenizer import Tokenizer
 from pipeline.trainer_run import (
     Run,
+    arguments_of,
     common_arguments,
     model_to_train,
-    on_one_device,
     train_to_its_end,
     trained_model,
 )
@@ -44,19 +42,16 @@ def trainer_arguments(section: SftSection, steps: int, run: Run) -> SFTConfig:
     common = common_arguments(
         run, section.learning_rate, steps, section.epochs, section.checkpoint_every_steps
     )
-    with warnings.catch_warnings():
-        # The newest releases of transformers renamed gradient_checkpointing; TRL still sets it.
-        warnings.simplefilter("ignore", FutureWarning)
-        arguments = SFTConfig(
-            per_device_train_batch_size=device_rows,
-            per_device_eval_batch_size=device_rows,
-            gradient_accumulation_steps=section.batch_rows // (device_rows * run.processes),
-            warmup_steps=round(section.warmup_fraction * steps),
-            weight_decay=section.weight_decay,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            **common,
-        )
-    return on_one_device(arguments)
+    return arguments_of(
+        SFTConfig,
+        per_device_train_batch_size=device_rows,
+        per_device_eval_batch_size=device_rows,
+        gradient_accumulation_steps=section.batch_rows // (device_rows * run.processes),
+        warmup_steps=round(section.warmup_fraction * steps),
+        weight_decay=section.weight_decay,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **common,
+    )
 
 
 def make_trainer(
@@ -122,7 +117,7 @@ def fine_tune(
     """
     arguments = trainer_arguments(section, step_count(len(training), section), run)
     trainer = make_trainer(base_folder, training, validation, tokenizer, section, arguments)
-    train_to_its_end(
+    model = train_to_its_end(
         trainer,
         run,
         LOGGED_METRICS,
@@ -130,7 +125,6 @@ def fine_tune(
         on_step=on_step,
         lora=section.lora is not None,
     )
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if section.lora:
         from pipeline.lora import merge_adapters
 

@@ -84,8 +84,11 @@ def merge_adapters(model: peft.PeftModel, folder: Path | None) -> nn.Module:
     there, as folders of one run lie.
     """
     if folder is not None:
-        for config in model.peft_config.values():
+        configs: list[Any] = list(model.peft_config.values())
+        for config in configs:
             config.base_model_name_or_path = "../../base"
+            if isinstance(config.target_modules, set):  # whose order differs between processes
+                config.target_modules = sorted(config.target_modules)
         model.save_pretrained(str(folder), save_embedding_layers=True)
         (folder / "README.md").unlink(missing_ok=True)  # a card with nothing filled in
     merged: Any = model

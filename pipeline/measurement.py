@@ -122,24 +122,19 @@ def finite_scores(
     prompt_ids: Sequence[Ids],
     response_ids: Sequence[Ids],
     pad_id: int,
-    batch_rows: int,
+    batch_rows: int = 256,
 ) -> list[float]:
     """The reward model's score of each response.
 
     Raises:
-        UserError: one is not a finite number, which no comparison survives.
+        UserError: one is not a finite number, which neither comparison nor choice survives.
     """
     rows = [[*prompt, *response] for prompt, response in zip(prompt_ids, response_ids, strict=True)]
     scores: list[float] = score_rows(model, rows, pad_id, batch_rows).tolist()
-    require_finite(scores)
-    return scores
-
-
-def require_finite(scores: Sequence[float]) -> None:
-    """Raises UserError where a score of the reward model is not a finite number."""
     if not all(map(math.isfinite, scores)):
         problem = "its model gives scores that are not numbers."
         raise UserError("reward", problem, "train it again (--from reward).")
+    return scores
 
 
 def total_logprobs(
@@ -204,7 +199,7 @@ def continuation_logprobs(
     for start in range(0, len(rows), batch_rows):
         batch = rows[start : start + batch_rows]
         input_ids, _ = pad_rows([[*pairs[i][0], *pairs[i][1]] for i in batch], pad_id)
-        logprobs, _ = response_logprobs(
+        logprobs = response_logprobs(
             model,
             input_ids.to(device),
             torch.tensor([len(pairs[i][0]) for i in batch], device=device),

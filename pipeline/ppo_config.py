@@ -72,10 +72,16 @@ class PPOConfig(Section):
     ``question_penalties``: for yes/no questions that the reward model has a head for, what a sure
     yes takes off a response's score.
 
-    ``critic_init``: the critic starts as the reward model, or as the policy with a head of zeros.
+    ``critic_trunk``: the critic has a trunk of its own, or is a head on the policy's: one forward
+    and one backward for both, and one gradient norm; ``vf_coef`` then weighs the two losses,
+    ``critic_learning_rate`` is the head's, and in ``value_warmup_updates`` only the head learns.
 
-    ``lora``: policy and critic are adapters instead of whole models. The reference then needs no
-    weights of its own, nor do reward model and critic if the reward model was trained by adapters.
+    ``critic_init``: a critic with a trunk of its own starts as the reward model (the default), or
+    as the policy with a head of zeros, as a head on the policy does.
+
+    ``lora``: policy and critic are adapters instead of whole models (one adapter where the critic
+    is a head on the policy). The reference then needs no weights of its own, nor do reward model
+    and critic if the reward model was trained by adapters.
 
     ``stop_kl`` ends the run once the policy is that many nats per response away from the reference;
     ``max_approx_kl`` (nats per token) ends an update's steps once one has moved the policy that far
@@ -120,7 +126,8 @@ class PPOConfig(Section):
     adam_epsilon: PositiveFloat = 1e-5
     lr_scheduler_type: Literal["linear", "constant"] = "linear"
     lora: LoraSection | None = None
-    critic_init: Literal["reward", "policy"] = "reward"
+    critic_trunk: Literal["own", "policy"] = "own"
+    critic_init: Literal["reward", "policy"] | None = None
     value_warmup_updates: Annotated[int, Field(ge=0)] = 0
     stop_kl: PositiveFloat | None = None
     max_approx_kl: PositiveFloat | None = None
@@ -154,14 +161,26 @@ class PPOConfig(Section):
                 f"kl_horizon {self.kl_horizon} is below batch_size {self.batch_size}: the "
                 "coefficient would overshoot, and may change its sign"
             )
-        if self.lora is not None and self.critic_init != "reward":
-            raise ValueError("with lora the critic starts as the reward model: leave critic_init")
+        self._check_critic()
         if self.value_warmup_updates >= self.total_episodes / self.batch_size:
             raise ValueError(
                 f"value_warmup_updates {self.value_warmup_updates} leaves the policy none of the "
                 f"{self.total_episodes // self.batch_size} updates"
             )
         return self
+
+    def _check_critic(self) -> None:
+        if self.critic_trunk == "policy":
+            if self.critic_init == "reward":
+                raise ValueError(
+                    "a head on the policy (critic_trunk) starts at zeros: leave critic_init"
+                )
+            if not self.vf_coef:
+                raise ValueError(
+                    "vf_coef 0 leaves a head on the policy (critic_trunk) without a gradient"
+                )
+        elif self.lora is not None and self.critic_init == "policy":
+            raise ValueError("with lora the critic starts as the reward model: leave critic_init")
 
     @model_validator(mode="after")
     def _divisible(self) -> PPOConfig:

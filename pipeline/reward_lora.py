@@ -56,14 +56,19 @@ def merge_reward_adapters(model: RewardModel, lora: LoraSection, folder: Path | 
         write_adapter(tensors, lora, folder)
     for path, layer in layers:
         layer.merge()
-        parent, _, last = path.rpartition(".")
-        setattr(model.trunk.get_submodule(parent), last, layer.get_base_layer())
+        replace_module(model.trunk, path, layer.get_base_layer())
     model.requires_grad_(True)
 
 
 def adapted_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """The layers that have adapters, by their path; PEFT's own class."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Puts ``module`` where the path leads."""
+    parent, _, last = path.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
 
 
 def write_adapter(tensors: dict[str, Tensor], lora: LoraSection, folder: Path) -> None:

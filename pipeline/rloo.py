@@ -9,7 +9,6 @@ Responses go to the reward model as the ids that were sampled.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,15 @@ from pipeline.alternatives_config import RlooSection
 from pipeline.errors import UserError
 from pipeline.hugging_face import context_tokens_of
 from pipeline.language_model import LanguageModel
-from pipeline.measurement import require_finite
+from pipeline.measurement import finite_scores
 from pipeline.ppo.seeds import prompt_indices
-from pipeline.reward import RewardModel, score_rows
+from pipeline.reward import RewardModel
 from pipeline.tokenizer import Tokenizer
 from pipeline.trainer_run import (
     Run,
+    arguments_of,
     common_arguments,
     model_to_train,
-    on_one_device,
     train_to_its_end,
     trained_model,
 )
@@ -86,9 +85,7 @@ class Reward:
             UserError: a score is not finite.
         """
         encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
-        rows = [[*prompt, *ids] for prompt, ids in zip(encoded, completion_ids, strict=True)]
-        scores: list[float] = score_rows(self.model, rows, self.tokenizer.pad_id).tolist()
-        require_finite(scores)
+        scores = finite_scores(self.model, encoded, completion_ids, self.tokenizer.pad_id)
         ended = [ids[-1] == self.tokenizer.eos_id for ids in completion_ids]
         return [
             score if end else score - self.missing_eos_penalty
@@ -121,30 +118,28 @@ def make_trainer(
     # The whole run as one pass: the trainer's own second pass is another one once it was resumed.
     groups = section.total_episodes // section.num_generations
     order = prompt_indices(run.seed, 0, groups, len(prompts))
-    with warnings.catch_warnings():
-        # The newest releases of transformers renamed gradient_checkpointing; TRL still sets it.
-        warnings.simplefilter("ignore", FutureWarning)
-        arguments = RLOOConfig(
-            beta=section.beta,
-            num_generations=section.num_generations,
-            num_iterations=section.num_iterations,
-            per_device_train_batch_size=section.batch_size // section.num_mini_batches,
-            steps_per_generation=section.num_mini_batches,
-            epsilon=section.epsilon,
-            max_completion_length=section.response_length,
-            temperature=section.temperature,
-            top_k=0,
-            normalize_advantages=section.normalize_advantages,
-            max_grad_norm=section.max_grad_norm,
-            disable_dropout=True,
-            generation_kwargs={"suppress_tokens": list(tokenizer.never_sampled_ids)},
-            **(common | schedule),
-        )
+    arguments = arguments_of(
+        RLOOConfig,
+        beta=section.beta,
+        num_generations=section.num_generations,
+        num_iterations=section.num_iterations,
+        per_device_train_batch_size=section.batch_size // section.num_mini_batches,
+        steps_per_generation=section.num_mini_batches,
+        epsilon=section.epsilon,
+        max_completion_length=section.response_length,
+        temperature=section.temperature,
+        top_k=0,
+        normalize_advantages=section.normalize_advantages,
+        max_grad_norm=section.max_grad_norm,
+        disable_dropout=True,
+        generation_kwargs={"suppress_tokens": list(tokenizer.never_sampled_ids)},
+        **(common | schedule),
+    )
     return _OnOurIds(
         tokenizer,
         model=model_to_train(sft_folder, run.bf16),
         reward_funcs=reward,
-        args=on_one_device(arguments),
+        args=arguments,
         train_dataset=datasets.Dataset.from_list([{"prompt": prompts[i]} for i in order]),
         processing_class=tokenizer.hf,
     )
@@ -201,6 +196,6 @@ def optimize_policy(
         named = {LOGGED_METRICS[name]: value for name, value in metrics.items()}
         on_metrics(step // steps_an_update, named)
 
-    train_to_its_end(trainer, run, tuple(LOGGED_METRICS), on_metrics=on_logged, on_step=on_step)
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    names = tuple(LOGGED_METRICS)
+    model = train_to_its_end(trainer, run, names, on_metrics=on_logged, on_step=on_step)
     return trained_model(model, "rloo", section.learning_rate)

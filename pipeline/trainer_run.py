@@ -17,10 +17,12 @@ import torch
 import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from pipeline.chain import processes_of
 from pipeline.checkpoints import LOG, keep_only, restore_log, seal_snapshot, whole_snapshots
 from pipeline.errors import UserError
 from pipeline.hugging_face import as_language_model, load_transformers_model, remove_dropout
 from pipeline.language_model import LanguageModel
+from pipeline.stage_context import StageContext
 
 LOGGED_POINTS = 50
 CHECKPOINTS = "checkpoint-*"  # the trainer's own name for them
@@ -41,6 +43,18 @@ class Run:
     seed: int
     bf16: bool
     processes: int = 1
+
+    @classmethod
+    def of(cls, stage: StageContext) -> Run:
+        """That of a running stage."""
+        return cls(
+            stage.checkpoints_folder,
+            stage.identity.key,
+            stage.metrics_path,
+            seed=stage.seed,
+            bf16=stage.precision == "bf16",
+            processes=processes_of(stage.links.stage, stage.config),
+        )
 
 
 class _Reporter(TrainerCallback):
@@ -121,8 +135,15 @@ def common_arguments(
     }
 
 
-def on_one_device(arguments: Arguments) -> Arguments:
-    """The same arguments; a process that sees several GPUs would spread over them, and may not."""
+def arguments_of(kind: type[Arguments], **values: Any) -> Arguments:
+    """A trainer's settings; a process that sees several GPUs would spread over them, and may not.
+
+    ``values`` are those of ``common_arguments`` and what else ``kind`` is to be told.
+    """
+    with warnings.catch_warnings():
+        # The newest releases of transformers renamed gradient_checkpointing; TRL still sets it.
+        warnings.simplefilter("ignore", FutureWarning)
+        arguments = kind(**values)
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
@@ -148,10 +169,11 @@ def train_to_its_end(
     on_metrics: Callable[[int, dict[str, float]], None],
     on_step: Callable[[int], None],
     lora: bool = False,
-) -> None:
-    """Trains from the newest whole checkpoint of this run, or from the start.
+) -> Any:
+    """The trainer's model, trained from the newest whole checkpoint of this run or from the start.
 
-    The result is the same, bit for bit on a CPU, whether or not the run was killed on its way.
+    It is what the trainer was given, without what several processes wrap it in. The result is the
+    same, bit for bit on a CPU, whether or not the run was killed on its way.
 
     Args:
         names: of the trainer's metrics that ``on_metrics`` is told, with the number of steps done.
@@ -179,6 +201,7 @@ def train_to_its_end(
         # The newest releases of transformers warn of their own names as they write a checkpoint.
         warnings.simplefilter("ignore", FutureWarning)
         trainer.train(resume_from_checkpoint=str(whole) if whole else None)
+    return trainer.accelerator.unwrap_model(trainer.model)
 
 
 def trained_model(model: Any, section: str, learning_rate: float) -> LanguageModel:

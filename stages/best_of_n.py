@@ -14,7 +14,6 @@ from pathlib import Path
 from pipeline.best_of_n import best_of_n
 from pipeline.config import RunConfig
 from pipeline.hugging_face import load_language_model
-from pipeline.measurement import require_finite
 from pipeline.records import ChosenResponse, write_rows
 from pipeline.reward_files import load_reward_model
 from pipeline.sampling import SamplingSettings
@@ -54,7 +53,6 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 tokenizer,
                 progress.advance,
             )
-        require_finite([one.reward for one in chosen])
         rows = [
             ChosenResponse(
                 prompt_id=prompt.prompt_id,

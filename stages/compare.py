@@ -4,9 +4,8 @@
     accelerate launch -m stages.compare configs/quickstart.yaml
 
 Reads base, sft, ppo and what else was optimized (dpo, rloo, best_of_n), reward and data; writes
-compare/: ``report.json``, ``report.html`` for who
-must decide, and ``responses.jsonl`` with every response. Each checkpoint answers each held-out
-prompt once, with the same seed.
+compare/: ``report.json``, ``report.html`` for who must decide, and ``responses.jsonl`` with every
+response. Each checkpoint answers each held-out prompt once, with the same seed.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
             reward_model=load_reward_model(stage.input("reward")).to(stage.device),
             judge=make_judge(config),
         )
+        loaded = {"base": instruments.base, "sft": instruments.sft}
         results: list[CheckpointResult] = []
         names, text = checkpoints_of(config), pretraining_text(stage)
         with stage.progress(len(names), "checkpoints") as progress:
@@ -73,7 +73,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 if name == BEST_OF_N:
                     answers = chosen_answers(stage.input(name) / "responses.jsonl", prompts)
                 else:
-                    model = load_language_model(folder).to(stage.device)
+                    model = loaded.get(name) or load_language_model(folder).to(stage.device)
                     answers = sample_answers(
                         model, tokenizer, prompts, seeds, sampling, instruments.sft
                     )

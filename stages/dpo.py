@@ -5,8 +5,7 @@
 
 Reads sft, labels, data and the preferences that the reward model learns from, and holds out the
 same prompts; writes dpo/: the model, and in ``metrics.jsonl`` how often it prefers what labelers
-did.
-Killed and started again, it goes on from its newest checkpoint.
+did. Killed and started again, it goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -66,14 +65,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 validation,
                 tokenizer,
                 section,
-                Run(
-                    stage.checkpoints_folder,
-                    stage.identity.key,
-                    stage.metrics_path,
-                    seed=stage.seed,
-                    bf16=stage.precision == "bf16",
-                    processes=config.processes,
-                ),
+                Run.of(stage),
                 on_metrics=on_metrics,
                 on_step=lambda step: progress.advance_to(step, tokens=tokens * section.batch_pairs),
             )

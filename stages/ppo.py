@@ -28,10 +28,11 @@ from pipeline.data import (
 from pipeline.errors import UserError
 from pipeline.hugging_face import load_language_model, save_language_model
 from pipeline.language_model import LanguageModel
-from pipeline.ppo import PPOTrainer
+from pipeline.ppo import PPOConfig, PPOTrainer
 from pipeline.ppo.pretraining import RowsOfStep
 from pipeline.ppo.reward_functions import load_reward_functions
 from pipeline.ppo.roles import Roles
+from pipeline.ppo.rollout import RolloutEngine
 from pipeline.pretraining import batch_of
 from pipeline.records import Prompt, read_rows
 from pipeline.reward_files import load_reward_model, save_reward_model
@@ -39,7 +40,7 @@ from pipeline.stage_context import StageContext, derive_seed, open_stage
 from pipeline.tokenizer import Tokenizer
 from stages.cli import stage_main
 
-VERSION = 3
+VERSION = 4
 IMPORTED_ROW_TOKENS = 256  # of pretraining text, where the config says none
 
 
@@ -84,6 +85,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 reward_model=roles.reward_model,
                 train_dataset=training,
                 value_model=roles.critic,
+                rollout_engine=sampler_of(roles.policy, tokenizer, config.ppo),
                 eval_dataset=evaluation,
                 reward_funcs=load_reward_functions(config.ppo.reward_funcs, stage.data_root),
                 pretraining_rows=text,
@@ -113,7 +115,19 @@ def make_roles(stage: StageContext, policy: LanguageModel, reward: Path) -> Role
 
     adapter = reward / "adapter"
     kept = adapter if adapter.is_dir() else None
-    return share_trunks(policy, reward_model, kept, lora, stage.seed, stage.device)
+    own = stage.config.ppo.critic_trunk == "own"
+    return share_trunks(policy, reward_model, kept, lora, stage.seed, stage.device, with_critic=own)
+
+
+def sampler_of(
+    policy: LanguageModel, tokenizer: Tokenizer, section: PPOConfig
+) -> RolloutEngine | None:
+    """What samples; None for the trainer's own choice."""
+    if section.lora is None:
+        return None
+    from pipeline.ppo.shared_trunk import MergedEngine
+
+    return MergedEngine(policy, tokenizer)
 
 
 def save_models(stage: StageContext, trainer: PPOTrainer, tokenizer: Tokenizer) -> None:

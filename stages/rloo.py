@@ -54,13 +54,7 @@ def run(config: RunConfig, run_folder: Path) -> None:
                 Reward(reward_model, tokenizer, section.missing_eos_penalty),
                 tokenizer,
                 section,
-                Run(
-                    stage.checkpoints_folder,
-                    stage.identity.key,
-                    stage.metrics_path,
-                    seed=stage.seed,
-                    bf16=stage.precision == "bf16",
-                ),
+                Run.of(stage),
                 on_metrics=on_update,
                 on_step=lambda step: progress.advance_to(step // steps_an_update),
             )

@@ -6,7 +6,8 @@ update the right answers are known, because policy, sampler and reference are st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +137,16 @@ def check_scores(scores: Tensor) -> None:
             f"and the reward functions gave {int((~scores.isfinite()).sum())} of {len(scores)} "
             "responses a score that is not a finite number.",
             "train it again with a lower reward.learning_rate, or correct the functions.",
+        )
+
+
+def check_losses(metrics: Mapping[str, float], update: int) -> None:
+    """Raises UserError unless all that an update's steps measured are finite numbers."""
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise UserError(
+            "ppo",
+            f"the loss or its gradient is not finite in update {update + 1}.",
+            "lower ppo.learning_rate and ppo.critic_learning_rate.",
         )
 
 

@@ -43,7 +43,7 @@ def add_pretraining_gradient(
     for part in own.split(at_once):
         with autocast():
             hidden = policy.hidden_states(part[:, :-1]).flatten(0, 1)
-            logprobs, _ = token_logprobs(policy, hidden, part[:, 1:].flatten())
+            logprobs = token_logprobs(policy, hidden, part[:, 1:].flatten())
         loss = -logprobs.sum() / predicted
         (args.ptx_coef * loss).backward()
         total += loss.detach()

@@ -6,7 +6,7 @@ number, so the weights, what the optimizers remember and a few numbers are all t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -36,18 +36,20 @@ class Keeper:
     """Writes and finds the snapshots of a run, and the weights that did best.
 
     The first process writes, all read. Without ``checkpoints`` nothing is kept.
+
+    Args:
+        learners: policy, and the critic or what it has of its own.
     """
 
     def __init__(
         self,
         checkpoints: Checkpoints | None,
-        policy: nn.Module,
-        critic: nn.Module,
+        learners: Iterable[nn.Module],
         optimizers: Sequence[Optimizer],
         processes: Processes,
     ) -> None:
         self.checkpoints = checkpoints
-        self.models = nn.ModuleList([policy, critic])
+        self.models = nn.ModuleList(learners)
         self.optimizers = optimizers
         self.processes = processes
         self.best = None

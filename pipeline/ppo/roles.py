@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from pipeline.hugging_face import trunk_of
+from pipeline.errors import UserError
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.check import check_arguments
+from pipeline.ppo.value_head import critic_on
 from pipeline.ppo_config import PPOConfig
 from pipeline.reward import RewardModel
 from pipeline.tokenizer import Tokenizer
@@ -37,8 +37,14 @@ def make_roles(
     policy and critic take gradients, none of the others.
 
     Raises:
-        UserError: as ``check_arguments``.
+        UserError: as ``check_arguments``; or a critic is given though it shall be the policy's.
     """
+    if given.critic is not None and args.critic_trunk == "policy":
+        raise UserError(
+            "ppo.critic_trunk",
+            "policy makes the critic from the policy, and a critic was given.",
+            "leave value_model out, or set it to own.",
+        )
     policy = given.policy.to(device)
     reference = (given.reference or copy.deepcopy(policy)).to(device)
     reward_model = given.reward_model.to(device)
@@ -58,9 +64,12 @@ def make_roles(
 
 
 def new_critic(args: PPOConfig, policy: LanguageModel, reward_model: RewardModel) -> RewardModel:
-    """A critic that starts as the reward model, or as the policy under a head of zeros."""
-    if args.critic_init == "reward":
+    """A critic on the policy itself, or a copy: of the reward model, or of the policy's trunk.
+
+    Only a copy of the reward model starts with a head that is not zeros.
+    """
+    if args.critic_trunk == "policy":
+        return critic_on(policy)
+    if args.critic_init != "policy":
         return copy.deepcopy(reward_model)
-    critic = RewardModel(trunk_of(copy.deepcopy(policy)))
-    nn.init.zeros_(critic.score.weight)
-    return critic
+    return critic_on(copy.deepcopy(policy))

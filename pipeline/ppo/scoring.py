@@ -88,9 +88,13 @@ class Scorer:
             scores = scores.clamp(-args.reward_clip, args.reward_clip)
         scores = args.reward_weight * scores
         parts = {"reward_model": scores}
-        for one in self.functions:
-            parts[one.name] = one.weight * self._call(one, rollout, prompts)
-            scores = scores + parts[one.name]
+        if self.functions:
+            ids = rollout.response_ids()
+            texts = [self.tokenizer.decode(row) for row in ids]
+            for one in self.functions:
+                given = call(one, prompts, texts, ids).to(scores.device)
+                parts[one.name] = one.weight * given
+                scores = scores + parts[one.name]
         if args.question_penalties:
             penalized = penalize_answers(scores, answers, self.answer_weights)
             parts["question_penalties"], scores = penalized - scores, penalized
@@ -107,30 +111,38 @@ class Scorer:
         scores, answers = self.reward_model.scores_and_answers(part.input_ids, part.lengths)
         return scores.float(), answers.float()
 
-    def _call(self, one: RewardFunction, rollout: Rollout, prompts: Sequence[str]) -> Tensor:
-        """(B,) what a function gives, without its weight."""
-        ids = rollout.response_ids()
-        completions = [self.tokenizer.decode(row) for row in ids]
-        try:
-            given: Any = one.function(
-                prompts=list(prompts), completions=completions, completion_ids=ids
-            )
-            given = given if isinstance(given, Mapping | str) or given is None else list(given)
-        except Exception as error:  # whatever the user's code may raise
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(last.filename).name}:{last.lineno}"
-            problem = f"raised {type(error).__name__}: {error} ({where})."
-            raise UserError(f"the reward function {one.name}", problem, "correct it.") from error
-        try:
-            odd = isinstance(given, Mapping | str)
-            numbers = [] if odd else [float(score) for score in given]
-            scores = torch.tensor(numbers)
-        except (TypeError, ValueError, OverflowError):
-            scores = torch.empty(0)
-        if len(scores) != len(ids):
-            raise UserError(
-                f"the reward function {one.name}",
-                f"gave something other than {len(ids)} numbers for {len(ids)} responses.",
-                "return a list with one number for each completion.",
-            )
-        return scores.to(rollout.input_ids.device)
+
+def call(
+    one: RewardFunction,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    ids: Sequence[Sequence[int]],
+) -> Tensor:
+    """(B,) what a function gives, without its weight. The lists that it is given are its own.
+
+    Raises:
+        UserError: it raises, or gives something other than a number for each response.
+    """
+    try:
+        given: Any = one.function(
+            prompts=[*prompts], completions=[*completions], completion_ids=[[*row] for row in ids]
+        )
+        given = given if isinstance(given, Mapping | str) or given is None else list(given)
+    except Exception as error:  # whatever the user's code may raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        problem = f"raised {type(error).__name__}: {error} ({where})."
+        raise UserError(f"the reward function {one.name}", problem, "correct it.") from error
+    try:
+        odd = isinstance(given, Mapping | str)
+        numbers = [] if odd else [float(score) for score in given]
+        scores = torch.tensor(numbers)
+    except (TypeError, ValueError, OverflowError):
+        scores = torch.empty(0)
+    if len(scores) != len(ids):
+        raise UserError(
+            f"the reward function {one.name}",
+            f"gave something other than {len(ids)} numbers for {len(ids)} responses.",
+            "return a list with one number for each completion.",
+        )
+    return scores

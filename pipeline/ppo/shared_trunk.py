@@ -3,7 +3,8 @@
 Policy and critic train an adapter each, the reference is the model without any, and a reward model
 that was trained by adapters from the same fine-tuned model is a fourth set. So one copy of the
 weights is in memory instead of four, and the optimizers remember next to nothing. A reward model
-whose weights were trained whole keeps its trunk, which it then shares with the critic.
+whose weights were trained whole keeps its trunk, which it then shares with the critic. A critic
+that is a head on the policy needs no adapter.
 
 Hu et al. 2021 (arXiv:2106.09685) for the adapters; PEFT implements them.
 """
@@ -25,7 +26,15 @@ from pipeline.language_model import Decoder, LanguageModel
 from pipeline.ppo.roles import Roles
 from pipeline.reward import RewardModel
 from pipeline.reward_config import LoraSection
-from pipeline.reward_lora import adapted_layers, lora_config, read_adapter, write_adapter
+from pipeline.reward_lora import (
+    adapted_layers,
+    lora_config,
+    read_adapter,
+    replace_module,
+    write_adapter,
+)
+from pipeline.sampling import Generation, SamplingSettings, generate
+from pipeline.tokenizer import Tokenizer
 
 
 class Adapters:
@@ -73,19 +82,24 @@ class Adapters:
         self.active = name
 
     @contextmanager
+    @torch.no_grad()
     def merged(self, name: str) -> Generator[LanguageModel]:
-        """The model with the set added to its weights and no trace of adapters, for a while."""
-        self.use(name)
+        """The model with the set added to its weights and no trace of adapters, for a while.
+
+        Afterwards the weights are the same to the bit.
+        """
         layers = adapted_layers(self.trunk)
-        for path, layer in layers:
-            layer.merge(adapter_names=[name])
+        own = [layer.get_base_layer().weight.data for _, layer in layers]
+        for (path, layer), weight in zip(layers, own, strict=True):
+            # Not added in place: what is added and taken off again leaves its rounding behind.
+            layer.get_base_layer().weight.data = weight + layer.get_delta_weight(name)
             replace_module(self.trunk, path, layer.get_base_layer())
         try:
             yield self.inner
         finally:
-            for path, layer in layers:
+            for (path, layer), weight in zip(layers, own, strict=True):
+                layer.get_base_layer().weight.data = weight
                 replace_module(self.trunk, path, layer)
-                layer.unmerge()
 
     def _weights(self, name: str) -> dict[str, nn.Parameter]:
         found: dict[str, nn.Parameter] = {}
@@ -93,12 +107,6 @@ class Adapters:
             found[f"{path}.lora_A"] = layer.lora_A[name].weight
             found[f"{path}.lora_B"] = layer.lora_B[name].weight
         return found
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Puts ``module`` where the path leads."""
-    parent, _, last = path.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
 
 
 class AdapterView(LanguageModel):
@@ -146,6 +154,32 @@ class AdapterView(LanguageModel):
         return self.adapters.inner.decoder(prompt_ids, new_tokens)
 
 
+class MergedEngine:
+    """A ``RolloutEngine`` that decodes with the policy's adapters added to the weights.
+
+    A token then costs what it costs without adapters. Log-probabilities are the trainer's but for
+    rounding. A second copy of the adapted weights is in memory meanwhile.
+    """
+
+    def __init__(self, policy: LanguageModel, tokenizer: Tokenizer) -> None:
+        self.policy = policy
+        self.tokenizer = tokenizer
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+    ) -> Generation:
+        """One response to each prompt; row i depends on prompt i and ``seeds[i]`` only."""
+        with merged_policy(self.policy) as plain:
+            return generate(plain, prompt_ids, seeds, settings, self.tokenizer)
+
+    def sync_weights(self, policy: LanguageModel) -> None:
+        """The policy is the one that was given."""
+        self.policy = policy
+
+
 def share_trunks(
     model: LanguageModel,
     reward_model: RewardModel,
@@ -153,6 +187,8 @@ def share_trunks(
     lora: LoraSection,
     seed: int,
     device: torch.device,
+    *,
+    with_critic: bool = True,
 ) -> Roles:
     """Policy and reference on ``model``; reward model and critic there, too, if they can be.
 
@@ -161,31 +197,38 @@ def share_trunks(
         reward_model: its trunk is dropped where ``reward_adapter`` has what makes it from
             ``model``.
         reward_adapter: the folder in which the reward model's adapters were kept, if they were.
+        with_critic: whether there shall be a critic with an adapter of its own.
 
     Raises:
         UserError: the adapters are not of such a model.
     """
     policy = Adapters(model.to(device))
     policy.add("policy", lora, seed)
+    scorer, critic = reward_model, None
     if reward_adapter is not None:
-        tensors, trained = read_adapter(reward_adapter)
-        shared = policy
-        shared.add("reward", trained, seed)
-        load_checked(shared, "reward", tensors, reward_adapter)
-        theirs, ours = reward_model.trunk.final_bias, model.final_bias
-        shift = None
-        if theirs is not None and ours is not None:
-            shift = theirs.detach().to(device) - ours.detach()
-        scorer = with_trunk(reward_model, AdapterView(shared, "reward", shift))
-        shared.add("critic", trained, seed)
-        load_checked(shared, "critic", tensors, reward_adapter)
-        critic = with_trunk(reward_model, AdapterView(shared, "critic", shift))
-    else:
+        scorer = reward_role(policy, "reward", reward_model, reward_adapter, seed)
+        if with_critic:
+            critic = reward_role(policy, "critic", reward_model, reward_adapter, seed)
+    elif with_critic:
         shared = Adapters(reward_model.trunk.to(device))
         shared.add("critic", lora, seed + 1)
         scorer = with_trunk(reward_model, AdapterView(shared, None))
         critic = with_trunk(reward_model, AdapterView(shared, "critic"))
     return Roles(AdapterView(policy, "policy"), AdapterView(policy, None), scorer, critic)
+
+
+def reward_role(
+    adapters: Adapters, name: str, reward_model: RewardModel, folder: Path, seed: int
+) -> RewardModel:
+    """The reward model as a set of adapters, those in ``folder``, on the shared weights."""
+    tensors, trained = read_adapter(folder)
+    adapters.add(name, trained, seed)
+    load_checked(adapters, name, tensors, folder)
+    theirs, ours = reward_model.trunk.final_bias, adapters.inner.final_bias
+    shift = None
+    if theirs is not None and ours is not None:
+        shift = theirs.detach().to(ours.device) - ours.detach()
+    return with_trunk(reward_model, AdapterView(adapters, name, shift))
 
 
 def load_checked(adapters: Adapters, name: str, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -6,7 +6,6 @@ method; Huang et al. 2024 (arXiv 2403.17031) for its details.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints import Checkpoints
-from pipeline.errors import UserError
 from pipeline.language_model import LanguageModel
 from pipeline.ppo.check import (
     check_before_training,
+    check_losses,
     check_sampler,
     check_sampler_weights,
     check_scores,
@@ -26,15 +25,21 @@ from pipeline.ppo.check import (
 )
 from pipeline.ppo.experience import Experience, ScoredRollout, with_advantages
 from pipeline.ppo.forwards import Forwards
-from pipeline.ppo.losses import (
-    adapted_kl_coef,
-    masked_sum,
-    policy_loss,
-    value_loss,
+from pipeline.ppo.gradients import (
+    StepMetrics,
+    add_gradients_apart,
+    add_gradients_together,
+    mean_over_steps,
 )
+from pipeline.ppo.losses import adapted_kl_coef
 from pipeline.ppo.metrics import Stopwatch, evaluation_metrics, experience_metrics
 from pipeline.ppo.monitor import Monitor
-from pipeline.ppo.optimizer import clip_and_step, decay_at, make_optimizer
+from pipeline.ppo.optimizer import (
+    clip_and_step,
+    clip_together_and_step,
+    decay_at,
+    make_optimizer,
+)
 from pipeline.ppo.pretraining import RowsOfStep, add_pretraining_gradient
 from pipeline.ppo.processes import Processes
 from pipeline.ppo.resume import Keeper, Progress
@@ -48,15 +53,15 @@ from pipeline.sampling import SamplingSettings
 from pipeline.tokenizer import Tokenizer
 
 Metrics = dict[str, float]
-StepMetrics = dict[str, Tensor]
 
 
 class PPOTrainer:
     """Trains ``model`` in place to please ``reward_model`` while staying near ``ref_model``.
 
-    Policy and critic have an optimizer, a learning rate and a gradient norm each. All models run
-    in evaluation mode throughout: dropout would make the policy that is trained another one than
-    the policy that acted. Where a launcher started several processes, they train together.
+    Policy and critic have an optimizer, a learning rate and a gradient norm each; a critic that is
+    a head on the policy (``args.critic_trunk``) shares its norm. All models run in evaluation mode
+    throughout: dropout would make the policy that is trained another one than the policy that
+    acted. Where a launcher started several processes, they train together.
 
     Args:
         args: the section ``ppo``. Of what stands in files, ``reward_funcs``, and of how many
@@ -67,7 +72,8 @@ class PPOTrainer:
         reward_model: scores whole responses, in fp32; frozen here.
         train_dataset: the prompts, as text.
         value_model: the critic. By default a copy of ``reward_model``, trunk and head, or of the
-            policy's trunk under a head of zeros, as ``args.critic_init`` says.
+            policy's trunk under a head of zeros, as ``args.critic_init`` says. None where it is a
+            head on the policy.
         eval_dataset: prompts that are answered now and then, and never trained on.
         reward_funcs: functions of text whose weighted scores are added.
         rollout_engine: what samples; by default the policy itself.
@@ -124,14 +130,17 @@ class PPOTrainer:
         self.policy, self.ref_policy, self.reward_model, self.critic = make_roles(
             roles, args, self.tokenizer, [*self.prompts, *self.eval_prompts], self.device
         )
+        # What learns: the policy, and the critic or what it has of its own.
+        self.value_head = self.critic.score if args.critic_trunk == "policy" else None
+        self.learners = (self.policy, self.value_head or self.critic)
         self.engine: RolloutEngine = rollout_engine or InProcessEngine(self.policy, self.tokenizer)
         self.forwards = Forwards(args, self.tokenizer, autocast)
         self.scorer = Scorer(args, self.tokenizer, self.reward_model, reward_funcs)
 
         self.sampling = SamplingSettings(args.response_length, temperature=args.temperature)
         eps = args.adam_epsilon
-        self.policy_optimizer = make_optimizer(self.policy, args.learning_rate, eps)
-        self.critic_optimizer = make_optimizer(self.critic, args.critic_learning_rate, eps)
+        self.policy_optimizer = make_optimizer(self.learners[0], args.learning_rate, eps)
+        self.critic_optimizer = make_optimizer(self.learners[1], args.critic_learning_rate, eps)
         self.updates = args.total_episodes // args.batch_size
         self.optimizer_steps = self.updates * args.num_ppo_epochs * args.num_mini_batches
         self.steps_done = 0  # places in the schedule; those that max_approx_kl left out count
@@ -140,8 +149,8 @@ class PPOTrainer:
         self.monitor = Monitor(args.alarms, args.batch_size)
         self.stopped: str | None = None  # why the run ended before its last update
         self.updates_done = 0  # those that made the policy what it is
-        optimizers = [self.policy_optimizer, self.critic_optimizer]
-        self.keeper = Keeper(checkpoints, self.policy, self.critic, optimizers, self.processes)
+        self.optimizers = [self.policy_optimizer, self.critic_optimizer]
+        self.keeper = Keeper(checkpoints, self.learners, self.optimizers, self.processes)
 
     def train(self) -> None:
         """Runs all updates; afterwards ``policy`` and ``critic`` are trained.
@@ -165,15 +174,14 @@ class PPOTrainer:
 
             # Score them; log-probs under the policy and the reference; the critic's values.
             scores, score_parts = self.scorer(rollout, [self.prompts[i] for i in prompts])
-            forwards, known = self.forwards, self.sampler_is_exact
+            logprobs, values = self.logprobs_and_values(rollout)
             scored = ScoredRollout(
                 **vars(rollout),
                 scores=scores,
-                logprobs=rollout.sampler_logprobs if known
-                else forwards.logprobs_of(self.policy, rollout),
-                ref_logprobs=forwards.logprobs_of(self.ref_policy, rollout),
-                values=forwards.values_of(self.critic, rollout),
-            )  # fmt: skip
+                logprobs=logprobs,
+                ref_logprobs=self.forwards.logprobs_of(self.ref_policy, rollout),
+                values=values,
+            )
             batch = self.processes.gather(scored, self.tokenizer.pad_id)
             check_scores(batch.scores)
             watch.lap("score")
@@ -224,6 +232,16 @@ class PPOTrainer:
         self.engine.sync_weights(self.policy)
         return respond(self.engine, prompt_ids, seeds, self.sampling, self.tokenizer.pad_id)
 
+    def logprobs_and_values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(B, R) each: what the policy, which acted, and the critic say of the responses."""
+        forwards = self.forwards
+        if self.sampler_is_exact:
+            return rollout.sampler_logprobs, forwards.values_of(self.critic, rollout)
+        if self.value_head is not None:
+            return forwards.logprobs_and_values_of(self.policy, self.value_head, rollout)
+        logprobs = forwards.logprobs_of(self.policy, rollout)
+        return logprobs, forwards.values_of(self.critic, rollout)
+
     @torch.no_grad()
     def evaluate(self) -> Metrics:
         """What the policy makes of the fixed prompts, always with the same seeds."""
@@ -262,16 +280,8 @@ class PPOTrainer:
             if args.max_approx_kl is not None and moved > args.max_approx_kl:
                 break
         self.steps_done = (update + 1) * len(order)
-        series = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
-        metrics = {name: float(values.mean()) for name, values in series.items()}
-        metrics["val/ratio_var"] = float(series["val/ratio"].var(correction=0))
-        metrics["policy/steps"] = len(steps)
-        if not all(math.isfinite(value) for value in metrics.values()):
-            raise UserError(
-                "ppo",
-                f"the loss or its gradient is not finite in update {update + 1}.",
-                "lower ppo.learning_rate and ppo.critic_learning_rate.",
-            )
+        metrics = mean_over_steps(steps)
+        check_losses(metrics, update)
         return metrics
 
     def minibatches(self, update: int) -> list[Tensor]:
@@ -296,36 +306,21 @@ class PPOTrainer:
             metrics["loss/ptx"] = add_pretraining_gradient(
                 self.policy, pretraining, args, self.processes, self.autocast
             )
-        self.processes.add_gradients([self.policy, self.critic])
+        self.processes.add_gradients(self.learners)
         metrics = self.processes.add(metrics)
-        limit, decay = args.max_grad_norm, self.decay()
-        policy_decay = decay if update >= args.value_warmup_updates else 0.0
-        metrics["policy/grad_norm"] = clip_and_step(self.policy_optimizer, limit, policy_decay)
-        metrics["val/grad_norm"] = clip_and_step(self.critic_optimizer, limit, decay)
-        return metrics
+        decays = [self.decay() if update >= args.value_warmup_updates else 0.0, self.decay()]
+        clip = clip_and_step if self.value_head is None else clip_together_and_step
+        norms = clip(self.optimizers, args.max_grad_norm, decays)
+        return metrics | {"policy/grad_norm": norms[0], "val/grad_norm": norms[1]}
 
     def backward(self, part: Experience, token_count: Tensor) -> StepMetrics:
         """Adds the gradients of some of a minibatch's rows; their share of its metrics."""
-        args, mask = self.args, part.response_mask
-        logprobs, entropies = self.forwards.logprobs(self.policy, part)
-        policy = policy_loss(
-            logprobs, part.logprobs, part.advantages, mask, args.cliprange, token_count
-        )
-        policy.loss.backward()
-        values = self.forwards.values(self.critic, part)
-        value = value_loss(
-            values, part.values, part.returns, mask, args.cliprange_value, token_count
-        )
-        (args.vf_coef * value.loss).backward()
-        return {
-            "loss/policy_avg": policy.loss.detach(),
-            "loss/value_avg": value.loss.detach(),
-            "policy/approxkl_avg": policy.approx_kl,
-            "policy/clipfrac_avg": policy.clip_fraction,
-            "policy/entropy_avg": masked_sum(entropies, mask) / token_count,
-            "val/clipfrac_avg": value.clip_fraction,
-            "val/ratio": policy.ratio.detach(),
-        }
+        args, forwards = self.args, self.forwards
+        if self.value_head is not None:
+            return add_gradients_together(
+                self.policy, self.value_head, part, token_count, args, forwards
+            )
+        return add_gradients_apart(self.policy, self.critic, part, token_count, args, forwards)
 
     def decay(self) -> float:
         """What both learning rates are multiplied by now."""
@@ -380,7 +375,7 @@ class PPOTrainer:
         """The self-check before the first optimizer step; see ``check_before_training``."""
         minibatch = experience.select(self.minibatches(update=0)[0])
         part = self._parts(minibatch)[0]
-        logprobs, _ = self.forwards.logprobs(self.policy, part)
+        logprobs = self.forwards.logprobs(self.policy, part)
         self.sampler_is_exact = check_before_training(
             experience,
             part,

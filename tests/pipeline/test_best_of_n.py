@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.best_of_n import best_of_n, divergence_bound
+from pipeline.errors import UserError
 from pipeline.gpt2_format import load_gpt
 from pipeline.model import GPT
 from pipeline.reward import RewardModel
@@ -40,6 +42,30 @@ def test_the_best_of_each_prompt_is_kept(
         assert len({score for score, _, _ in candidates}) > 1
         assert (best.ids, best.finished) == (response, finished)
         assert best.reward == pytest.approx(score, abs=1e-5)
+
+
+def test_a_score_that_is_no_number_is_refused_though_another_is_the_best(
+    tiny_gpt: GPT, tiny_model_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    """The reward model knows one token less, which is in the second response alone."""
+    settings, prompt, seeds = SamplingSettings(8), PROMPTS[:1], [1, 2]
+    ids = tiny_tokenizer.encode_prompt(prompt[0])
+    drawn = generate(tiny_gpt, [ids, ids], seeds, settings, tiny_tokenizer)
+    first, second = (
+        row[:length] for row, length in zip(drawn.ids.tolist(), drawn.lengths.tolist(), strict=True)
+    )
+    trunk = load_gpt(tiny_model_folder)
+    with torch.no_grad():
+        trunk.wte.weight[min(set(second) - set(first) - set(ids))] = torch.nan
+    reward = RewardModel(trunk, torch.Generator().manual_seed(4)).eval()
+    with torch.no_grad():
+        scores = [
+            float(reward(torch.tensor([ids + one]), torch.tensor([len(ids + one)]))[0])
+            for one in (first, second)
+        ]
+    assert [math.isfinite(score) for score in scores] == [True, False]
+    with pytest.raises(UserError, match="scores that are not numbers"):
+        best_of_n(tiny_gpt, reward, prompt, [seeds], settings, tiny_tokenizer)
 
 
 @pytest.mark.parametrize("n", [1, 2, 16])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,13 +24,12 @@ from pipeline.dpo import (
 from pipeline.errors import UserError
 from pipeline.gpt2_format import load_gpt
 from pipeline.language_model import LanguageModel
-from pipeline.model import GPT
 from pipeline.preferences import comparisons_by_prompt
 from pipeline.records import RankedResponse, Ranking
 from pipeline.reward_config import RewardSection
 from pipeline.reward_data import encode_side
 from pipeline.tokenizer import Tokenizer
-from pipeline.trainer_run import Run
+from tests.pipeline.trainer_runs import make_run, same, train_until
 
 
 def ranking(prompt: str, texts: list[str], ranks: list[int], finished: bool = True) -> Ranking:
@@ -61,11 +59,6 @@ def pairs(tiny_tokenizer: Tokenizer) -> list[Pair]:
     comparisons = comparisons_by_prompt(RANKINGS)
     side = encode_side(comparisons, tiny_tokenizer, 64, RewardSection(), [])
     return preference_pairs(side, tiny_tokenizer)
-
-
-def make_run(folder: Path) -> Run:
-    folder.mkdir(exist_ok=True)
-    return Run(folder / "checkpoints", "key", folder / "metrics.jsonl", seed=0, bf16=False)
 
 
 def test_pairs_are_the_ids_of_what_was_ranked(pairs: list[Pair], tiny_tokenizer: Tokenizer) -> None:
@@ -162,37 +155,16 @@ def test_a_batch_with_other_ids_is_refused() -> None:
             check_batch(batch, [prompt], [response])
 
 
-class KilledError(Exception):
-    pass
-
-
 SECTION = DpoSection(learning_rate=1e-2, epochs=3, batch_pairs=2, checkpoint_every_steps=2)
 
 
-def train_until(
+def optimize_until(
     folder: Path, pairs: list[Pair], tokenizer: Tokenizer, sft: Path, last_step: int | None = None
-) -> tuple[LanguageModel | None, list[int], list[dict[str, float]]]:
-    """The model (None if killed after ``last_step``), the steps run, and what was logged."""
+) -> tuple[LanguageModel | None, list[int], list[dict[str, Any]]]:
+    """As ``train_until``."""
     run = make_run(folder)
-    if not run.checkpoints.exists() or last_step is None:
-        run.log.unlink(missing_ok=True)  # a stage starts in an empty folder
-    steps: list[int] = []
-
-    def on_step(step: int) -> None:
-        steps.append(step)
-        if step == last_step:
-            raise KilledError
-
-    def on_metrics(step: int, values: dict[str, float]) -> None:
-        with run.log.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-
-    model = None
-    with contextlib.suppress(KilledError):
-        model = optimize_preferences(
-            sft, pairs, pairs[:2], tokenizer, SECTION, run, on_metrics=on_metrics, on_step=on_step
-        )
-    return model, steps, [json.loads(line) for line in run.log.read_text().splitlines()]
+    train = partial(optimize_preferences, sft, pairs, pairs[:2], tokenizer, SECTION, run)
+    return train_until(last_step, run, train)
 
 
 @pytest.mark.slow
@@ -200,7 +172,7 @@ def test_it_learns_and_a_killed_run_ends_with_the_same_bits(
     pairs: list[Pair], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     common = (pairs, tiny_tokenizer, tiny_model_folder)
-    whole, steps, logged = train_until(tmp_path / "whole", *common)
+    whole, steps, logged = optimize_until(tmp_path / "whole", *common)
     assert steps == [1, 2, 3, 4, 5, 6]
     assert step_count(len(pairs), SECTION) == 6
     evaluated = [row for row in logged if "eval_loss" in row]
@@ -209,15 +181,11 @@ def test_it_learns_and_a_killed_run_ends_with_the_same_bits(
     assert evaluated[-1]["eval_loss"] < 0.5
     assert evaluated[-1]["eval_rewards/accuracies"] == 1.0
     for last_step, first in ((3, 1), (5, 3), (None, 5)):
-        resumed, steps, again = train_until(tmp_path / "killed", *common, last_step)
+        resumed, steps, again = optimize_until(tmp_path / "killed", *common, last_step)
         assert steps == list(range(first, (last_step or 6) + 1))
-    assert resumed is not None
-    assert isinstance(whole, GPT)
-    weights = whole.state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.state_dict().items())
+    assert same(resumed, whole)
     assert again == logged
-    untouched = load_gpt(tiny_model_folder).state_dict()
-    assert any(not torch.equal(tensor, weights[name]) for name, tensor in untouched.items())
+    assert not same(load_gpt(tiny_model_folder), whole)
 
 
 def test_divergence_is_a_user_error(

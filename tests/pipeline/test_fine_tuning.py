@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from pipeline.model import GPT
 from pipeline.records import Demonstration
 from pipeline.sft import SftRow, encode_demonstration
 from pipeline.tokenizer import Tokenizer
-from pipeline.trainer_run import Run
+from tests.pipeline.trainer_runs import make_run, same, train_until
 
 DEMONSTRATIONS = [
     Demonstration(prompt="Where does the fox live?", response="It lives in the old mill."),
@@ -34,11 +35,6 @@ DEMONSTRATIONS = [
 @pytest.fixture(scope="module")
 def rows(tiny_tokenizer: Tokenizer) -> list[SftRow]:
     return [encode_demonstration(one, tiny_tokenizer) for one in DEMONSTRATIONS]
-
-
-def make_run(folder: Path, seed: int = 0, key: str = "key") -> Run:
-    folder.mkdir(exist_ok=True)
-    return Run(folder / "checkpoints", key, folder / "metrics.jsonl", seed=seed, bf16=False)
 
 
 def test_the_trainers_loss_is_cross_entropy_over_response_tokens(
@@ -129,54 +125,24 @@ def test_divergence_is_a_user_error(
         )  # fmt: skip
 
 
-class KilledError(Exception):
-    pass
-
-
 SECTION = SftSection(learning_rate=1e-2, epochs=4, batch_rows=2, checkpoint_every_steps=3)
 STEPS = 8
 
 
-def train_until(
+def fine_tune_until(
     folder: Path,
     rows: list[SftRow],
     tokenizer: Tokenizer,
     base: Path,
     last_step: int | None = None,
     **changes: Any,
-) -> tuple[LanguageModel | None, list[int], list[int]]:
-    """The model (None if killed after ``last_step``), the steps run, and the logged ones."""
+) -> tuple[LanguageModel | None, list[int], list[dict[str, Any]]]:
+    """As ``train_until``."""
     run = make_run(folder, seed=1, key=changes.pop("key", "key"))
-    if not run.checkpoints.exists() or last_step is None:
-        run.log.unlink(missing_ok=True)  # a stage starts in an empty folder
-    steps: list[int] = []
-
-    def on_step(step: int) -> None:
-        steps.append(step)
-        if step == last_step:
-            raise KilledError
-
-    def on_metrics(step: int, values: dict[str, float]) -> None:
-        with run.log.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-
     section = SECTION.model_copy(update=changes)
-    try:
-        gpt = fine_tune(
-            base, rows, rows[:2], tokenizer, section, run, on_metrics=on_metrics, on_step=on_step,
-            adapter_folder=folder / "adapter",
-        )  # fmt: skip
-    except KilledError:
-        gpt = None
-    logged = [json.loads(line)["step"] for line in run.log.read_text().splitlines()]
-    return gpt, steps, logged
-
-
-def same(ours: LanguageModel | None, theirs: LanguageModel | None) -> bool:
-    assert ours is not None
-    assert theirs is not None
-    weights = theirs.state_dict()
-    return all(torch.equal(weight, weights[name]) for name, weight in ours.state_dict().items())
+    data = (base, rows, rows[:2], tokenizer)
+    train = partial(fine_tune, *data, section, run, adapter_folder=folder / "adapter")
+    return train_until(last_step, run, train)
 
 
 @pytest.mark.slow
@@ -189,11 +155,11 @@ def test_a_killed_run_ends_with_the_same_bits(
     lora: LoraSection | None,
 ) -> None:
     common = (rows, tiny_tokenizer, tiny_model_folder)
-    whole, steps, logged = train_until(tmp_path / "whole", *common, lora=lora)
+    whole, steps, logged = fine_tune_until(tmp_path / "whole", *common, lora=lora)
     assert steps == list(range(1, STEPS + 1))
     folder = tmp_path / "killed"
     for last_step, first in ((5, 1), (7, 4), (None, 7)):
-        resumed, steps, resumed_log = train_until(folder, *common, last_step, lora=lora)
+        resumed, steps, resumed_log = fine_tune_until(folder, *common, last_step, lora=lora)
         assert steps == list(range(first, (last_step or STEPS) + 1))
     assert same(resumed, whole)
     assert resumed_log == logged
@@ -204,14 +170,14 @@ def test_a_checkpoint_that_is_not_whole_or_another_runs_is_passed_over(
     rows: list[SftRow], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     common = (rows, tiny_tokenizer, tiny_model_folder)
-    whole, _, _ = train_until(tmp_path / "whole", *common)
+    whole, _, _ = fine_tune_until(tmp_path / "whole", *common)
     folder = tmp_path / "killed"
-    train_until(folder, *common, 7)
+    fine_tune_until(folder, *common, 7)
     (folder / "checkpoints" / "checkpoint-6" / "optimizer.pt").unlink()
-    resumed, steps, _ = train_until(folder, *common)
+    resumed, steps, _ = fine_tune_until(folder, *common)
     assert steps[0] == 4  # checkpoint-6 is broken, checkpoint-3 is not
     assert same(resumed, whole)
-    _, steps, _ = train_until(folder, *common, 2, key="other")
+    _, steps, _ = fine_tune_until(folder, *common, 2, key="other")
     assert steps[0] == 1
 
 
@@ -219,7 +185,7 @@ def test_a_checkpoint_that_is_not_whole_or_another_runs_is_passed_over(
 def test_adapters_are_kept_and_merged(
     rows: list[SftRow], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    gpt, _, _ = train_until(
+    gpt, _, _ = fine_tune_until(
         tmp_path / "run", rows, tiny_tokenizer, tiny_model_folder,
         lora=LoraSection(rank=4), weight_decay=0.5,
     )  # fmt: skip
@@ -249,8 +215,8 @@ def test_parts_of_a_batch_train_as_the_whole(
     rows: list[SftRow], tiny_tokenizer: Tokenizer, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     common = (rows, tiny_tokenizer, tiny_model_folder)
-    whole, _, _ = train_until(tmp_path / "whole", *common)
-    parts, _, _ = train_until(tmp_path / "parts", *common, per_device_batch_rows=1)
+    whole, _, _ = fine_tune_until(tmp_path / "whole", *common)
+    parts, _, _ = fine_tune_until(tmp_path / "parts", *common, per_device_batch_rows=1)
     assert whole is not None
     assert parts is not None
     for ours, theirs in zip(whole.parameters(), parts.parameters(), strict=True):

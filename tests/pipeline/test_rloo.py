@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from pipeline.language_model import LanguageModel
 from pipeline.reward import RewardModel
 from pipeline.rloo import Reward, check_prompts, make_trainer, optimize_policy
 from pipeline.tokenizer import Tokenizer
-from pipeline.trainer_run import Run
+from tests.pipeline.trainer_runs import make_run, same, train_until
 
 PROMPTS = ["the fox", "an owl and <|response|> a kite", "plums", "the old mill"]
 SECTION = RlooSection(
@@ -31,11 +30,6 @@ SECTION = RlooSection(
     response_length=10,
     checkpoint_every_updates=1,
 )
-
-
-def make_run(folder: Path) -> Run:
-    folder.mkdir(exist_ok=True)
-    return Run(folder / "checkpoints", "key", folder / "metrics.jsonl", seed=0, bf16=False)
 
 
 @pytest.fixture
@@ -174,35 +168,13 @@ def test_too_few_or_too_long_prompts_are_refused(
         check_prompts(prompts, tiny_tokenizer, section, 64)
 
 
-class KilledError(Exception):
-    pass
-
-
-def train_until(
+def optimize_until(
     folder: Path, tokenizer: Tokenizer, sft: Path, reward: Reward, last_step: int | None = None
-) -> tuple[LanguageModel | None, list[int], list[dict[str, float]]]:
-    """The model (None if killed after ``last_step``), the steps run, and what was logged."""
+) -> tuple[LanguageModel | None, list[int], list[dict[str, Any]]]:
+    """As ``train_until``."""
     run = make_run(folder)
-    if not run.checkpoints.exists() or last_step is None:
-        run.log.unlink(missing_ok=True)  # a stage starts in an empty folder
-    steps: list[int] = []
-
-    def on_step(step: int) -> None:
-        steps.append(step)
-        if step == last_step:
-            raise KilledError
-
-    def on_metrics(update: int, values: dict[str, float]) -> None:
-        with run.log.open("a") as file:
-            file.write(json.dumps({"step": update, **values}) + "\n")
-
-    model = None
-    with contextlib.suppress(KilledError):
-        model = optimize_policy(
-            sft, PROMPTS, reward, tokenizer, SECTION, run, on_metrics=on_metrics, on_step=on_step
-        )
-    lines = run.log.read_text().splitlines() if run.log.exists() else []
-    return model, steps, [json.loads(line) for line in lines]
+    train = partial(optimize_policy, sft, PROMPTS, reward, tokenizer, SECTION, run)
+    return train_until(last_step, run, train)
 
 
 @pytest.mark.slow
@@ -211,19 +183,15 @@ def test_a_killed_run_ends_with_the_same_bits(
 ) -> None:
     reward = Reward(reward_model, tiny_tokenizer, 0.5)
     common = (tiny_tokenizer, tiny_model_folder, reward)
-    whole, steps, logged = train_until(tmp_path / "whole", *common)
+    whole, steps, logged = optimize_until(tmp_path / "whole", *common)
     assert steps == list(range(1, 13))
     assert [row["step"] for row in logged] == [1, 2, 3, 4, 5, 6]
     assert all("objective/scores" in row for row in logged)
     assert logged[0]["objective/kl_per_token"] == pytest.approx(0, abs=1e-6)
     # Two steps an update: killed within one, it goes on where that one began.
     for last_step, first in ((5, 1), (9, 5), (None, 9)):
-        resumed, steps, again = train_until(tmp_path / "killed", *common, last_step)
+        resumed, steps, again = optimize_until(tmp_path / "killed", *common, last_step)
         assert steps == list(range(first, (last_step or 12) + 1))
-    assert whole is not None
-    assert resumed is not None
-    weights = whole.state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.state_dict().items())
+    assert same(resumed, whole)
     assert again == logged
-    untouched = cast(LanguageModel, load_gpt(tiny_model_folder)).state_dict()
-    assert any(not torch.equal(tensor, weights[name]) for name, tensor in untouched.items())
+    assert not same(load_gpt(tiny_model_folder), whole)

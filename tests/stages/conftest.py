@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from pipeline.artifacts import verify
 from pipeline.config import RunConfig
+from pipeline.gpt2_format import load_gpt
 from pipeline.hugging_face import load_language_model
 from pipeline.records import Prompt, RankedResponse, Ranking, write_rows
 from pipeline.reward import RewardModel
@@ -43,6 +47,22 @@ def alternatives_config(**sections: Any) -> RunConfig:
         "compare": comparison | {"examples": 3},
     }
     return RunConfig.model_validate(values | sections)
+
+
+def read_rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_published_and_learned(run_folder: Path, stage: str) -> None:
+    """The stage's folder is whole; its policy is not sft, and transformers loads the same one."""
+    folder = run_folder / stage
+    assert verify(folder) is None
+    ids = torch.tensor([Tokenizer.load(folder).encode_prompt("the fox")])
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+        ours, before = load_gpt(folder)(ids), load_gpt(run_folder / "sft")(ids)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert float((ours - before).abs().max()) > 1e-4
 
 
 def make_rankings() -> list[Ranking]:

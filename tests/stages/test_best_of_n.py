@@ -6,18 +6,13 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.chain import STAGES, chain_of, links_of, section_values
 from pipeline.errors import UserError
 from stages import best_of_n, compare
-from tests.stages.conftest import WORDS, alternatives_config
-
-
-def read_rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+from tests.stages.conftest import WORDS, alternatives_config, read_rows_of
 
 
 def test_the_best_of_n_is_worth_its_score(optimized: Path) -> None:

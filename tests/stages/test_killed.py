@@ -30,6 +30,7 @@ pretrain: {vocab_size: 320, layers: 1, heads: 2, width: 32, context_tokens: 192,
            batch_rows: 8, steps: 60, checkpoint_every_steps: 7}
 sft: {learning_rate: 1e-3, epochs: 2, batch_rows: 2, checkpoint_every_steps: 5}
 sample: {responses_per_prompt: 3, max_response_tokens: 16}
+label: {shared_fraction: 0}
 reward: {learning_rate: 1e-3, epochs: 8, batch_prompts: 5, question_weight: 1.0, ties: soft,
          early_stopping: true, validation_fraction: 0.2, checkpoint_every_steps: 3,
          surprisal: {responses_per_prompt: 2, batch_rows: 4}}

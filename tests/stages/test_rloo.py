@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import verify
-from pipeline.gpt2_format import load_gpt
-from pipeline.tokenizer import Tokenizer
-from tests.stages.conftest import RLOO, alternatives_config
-
-
-def read_rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+from tests.stages.conftest import (
+    RLOO,
+    alternatives_config,
+    assert_published_and_learned,
+    read_rows_of,
+)
 
 
 def test_publishes_a_policy_that_has_learned(optimized: Path) -> None:
-    assert verify(optimized / "rloo") is None
-    ids = torch.tensor([Tokenizer.load(optimized / "rloo").encode_prompt("the fox")])
-    with torch.no_grad():
-        theirs = AutoModelForCausalLM.from_pretrained(optimized / "rloo")(ids).logits
-        ours, before = load_gpt(optimized / "rloo")(ids), load_gpt(optimized / "sft")(ids)
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    assert float((ours - before).abs().max()) > 1e-4
+    assert_published_and_learned(optimized, "rloo")
 
 
 def test_metrics_have_one_row_per_update(optimized: Path) -> None:

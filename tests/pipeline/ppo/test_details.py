@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.model import GPT, GPTConfig
 from pipeline.ppo import PPOConfig, PPOTrainer
 from pipeline.ppo.experience import Experience, ScoredRollout, with_advantages
-from pipeline.ppo.logprobs import response_logprobs
+from pipeline.ppo.logprobs import response_logprobs, response_logprobs_and_entropies
 from pipeline.ppo.rollout import InProcessEngine, Rollout, respond
 from pipeline.sampling import SamplingSettings, generate
 from pipeline.tokenizer import Tokenizer
@@ -280,7 +280,7 @@ def test_the_entropy_lies_between_that_of_certainty_and_that_of_even_odds(
             policy.ln_f.weight.mul_(factor)
             policy.ln_f.bias.mul_(factor)
         arguments = (rollout.input_ids, rollout.prompt_lengths, rollout.response_lengths)
-        _, entropies = response_logprobs(policy, *arguments, 1.0, never)
+        _, entropies = response_logprobs_and_entropies(policy, *arguments, 1.0, never)
         real = entropies[rollout.response_mask]
         assert bool((real >= 0).all())
         assert real.tolist() == pytest.approx([expected] * 6, abs=1e-4)
@@ -343,7 +343,8 @@ def test_logits_of_tokens_that_are_never_sampled_have_no_effect(
         bump = torch.zeros(tokenizer.vocab_size).index_fill(0, torch.tensor(never), raised)
         monkeypatch.setattr(policy, "logits", lambda h, logits=logits, bump=bump: logits(h) + bump)
         drawn = generate(policy, prompts, range(8), SamplingSettings(6), tokenizer)
-        found.append((drawn.ids, drawn.logprobs, *response_logprobs(policy, *arguments)))
+        ours = response_logprobs_and_entropies(policy, *arguments)
+        found.append((drawn.ids, drawn.logprobs, *ours))
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
 
@@ -358,9 +359,9 @@ def test_in_bf16_probabilities_sum_to_one_and_the_ratio_is_not_biased() -> None:
     every_token = torch.tensor([[*prompt, token] for token in range(V)])
     arguments = (every_token, torch.full((V,), 3), torch.ones(V, dtype=torch.long), 1.0, ())
     with torch.no_grad():
-        exact = response_logprobs(gpt, *arguments)[0][:, 0].double()
+        exact = response_logprobs(gpt, *arguments)[:, 0].double()
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = response_logprobs(gpt, *arguments)[0][:, 0].double()
+            rounded = response_logprobs(gpt, *arguments)[:, 0].double()
     assert float(rounded.exp().sum()) == pytest.approx(1, abs=1e-5)
     # Expected over tokens that the policy draws.
     assert 1e-5 < float((exact.exp() * (rounded - exact).abs()).sum()) < 1e-3

@@ -12,7 +12,11 @@ from torch import Tensor
 
 from pipeline.model import GPT, GPTConfig
 from pipeline.ppo import losses
-from pipeline.ppo.logprobs import response_logprobs, response_values
+from pipeline.ppo.logprobs import (
+    response_logprobs,
+    response_logprobs_and_entropies,
+    response_values,
+)
 from pipeline.ppo.masks import ResponseTokens, response_mask
 from pipeline.ppo.rollout import Rollout
 from pipeline.reward import RewardModel
@@ -23,14 +27,12 @@ SHAPES = [(3, 5), (1, 1), (7, 2), (2, 8), (4, 4)]
 def logprobs_of(
     gpt: GPT, rollout: Rollout, temperature: float = 1.0, never: tuple[int, ...] = ()
 ) -> tuple[Tensor, Tensor]:
-    return response_logprobs(
-        gpt,
-        rollout.input_ids,
-        rollout.prompt_lengths,
-        rollout.response_lengths,
-        temperature,
-        never,
-    )
+    """With entropies, after it was seen that without them the log-probabilities are the same."""
+    lengths = (rollout.prompt_lengths, rollout.response_lengths)
+    arguments = (gpt, rollout.input_ids, *lengths, temperature, never)
+    logprobs, entropies = response_logprobs_and_entropies(*arguments)
+    assert torch.equal(response_logprobs(*arguments), logprobs)
+    return logprobs, entropies
 
 
 # --- masks --------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ def test_there_are_logits_only_where_a_response_token_is_predicted(
 
     monkeypatch.setattr(gpt, "logits", recording)
     logprobs_of(gpt, make_rollout(SHAPES))
-    assert shapes == [(sum(L for _, L in SHAPES), gpt.config.width)]
+    assert shapes == [(sum(L for _, L in SHAPES), gpt.config.width)] * 2
 
 
 def test_bf16_stays_close_to_fp32_and_keeps_fp32_results(
@@ -188,7 +190,7 @@ def test_the_gradient_through_a_real_gpt_is_that_of_the_expected_reward() -> Non
     exact = torch.autograd.grad((probabilities * scores).sum(), parameters)
 
     mask = response_mask(lengths, 3)
-    logprobs, _ = response_logprobs(gpt, input_ids, prompt_lengths, lengths, 0.7, never)
+    logprobs = response_logprobs(gpt, input_ids, prompt_lengths, lengths, 0.7, never)
     old, zeros = logprobs.detach(), torch.zeros(len(responses), 3)
     rewards = losses.compute_rewards(old, old, scores, mask, kl_coef=0.1)
     advantages, _ = losses.gae(rewards, zeros, mask, 1.0, 1.0)

@@ -92,8 +92,17 @@ def test_training_reads_other_rows_each_step_and_reports_their_loss(
         make_trainer(args)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        logprobs_module.token_logprobs_and_entropies,
+        lambda *arguments: (logprobs_module.token_logprobs(*arguments),),
+    ],
+)
 def test_logits_in_pieces_change_neither_values_nor_gradients(
-    make_policy: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch
+    make_policy: Callable[..., GPT],
+    monkeypatch: pytest.MonkeyPatch,
+    function: Callable[..., tuple[torch.Tensor, ...]],
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, 200, (11,), generator=generator)
@@ -102,11 +111,11 @@ def test_logits_in_pieces_change_neither_values_nor_gradients(
         monkeypatch.setattr(logprobs_module, "LOGITS_AT_ONCE", at_once)
         policy = make_policy()
         hidden = torch.randn(11, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
-        drawn, entropies = logprobs_module.token_logprobs(policy, hidden, ids, 0.7, (1, 2))
+        drawn, *entropies = function(policy, hidden, ids, 0.7, (1, 2))
         (drawn * torch.arange(11.0)).sum().backward()
         assert hidden.grad is not None
         assert policy.wte.weight.grad is not None
-        results.append((drawn.detach(), entropies, hidden.grad, policy.wte.weight.grad))
+        results.append((drawn.detach(), *entropies, hidden.grad, policy.wte.weight.grad))
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-5)

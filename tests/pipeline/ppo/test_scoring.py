@@ -87,6 +87,28 @@ def test_a_function_is_given_prompts_texts_and_the_ids_that_were_sampled(
     assert given["completions"] == [tokenizer.decode(ids) for ids in rollout.response_ids()]
 
 
+def test_what_a_function_does_to_its_lists_is_not_seen_by_the_next(
+    config: PPOConfig, tokenizer: Tokenizer, reward_model: RewardModel, rollout: Rollout
+) -> None:
+    seen: list[Any] = []
+
+    def spoil(prompts: list[str], completions: list[str], completion_ids: list[list[int]]) -> Any:
+        prompts.clear()
+        completions[:] = ["x"] * 3
+        for ids in completion_ids:
+            ids.append(0)
+        return [0.0] * 3
+
+    def look(prompts: list[str], completions: list[str], completion_ids: list[list[int]]) -> Any:
+        seen.extend([prompts, completions, completion_ids])
+        return [0.0] * 3
+
+    functions = [RewardFunction("spoil", spoil), RewardFunction("look", look)]
+    Scorer(config, tokenizer, reward_model, functions)(rollout, ["a", "b", "c"])
+    ids = rollout.response_ids()
+    assert seen == [["a", "b", "c"], [tokenizer.decode(one) for one in ids], ids]
+
+
 @pytest.mark.parametrize(
     "given", [[1.0], None, ["x", "y", "z"], [10**400] * 3, {0: 1.0, 1: 1.0, 2: 1.0}, "123"]
 )
