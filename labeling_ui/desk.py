@@ -12,6 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -304,6 +305,16 @@ class Desk:
             .order_by(Assignment.ended_at.desc(), Assignment.id.desc())
         )
         return session.scalar(query.limit(1))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where people label: ``next_command`` is what to run when nothing is open any more."""
+
+    store: Store
+    desk: Desk
+    run_name: str
+    next_command: str
 
 
 def _gone() -> LeaseLost:

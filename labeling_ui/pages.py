@@ -1,6 +1,16 @@
-"""The few pages that are not the task itself. They hold no text from outside."""
+"""The pages around the task: signing in, invitations, people. They need no script.
+
+All text from outside goes through ``escape``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import get_args
+
+from labeling_ui.accounts import Account, Role
+from labeling_ui.passwords import NAME_CHARACTERS, PASSWORD_CHARACTERS
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -9,45 +19,80 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="/favicon.ico">
+<link rel="stylesheet" href="/pages.css">
 {head}
 <title>{title}</title>
-<style>
-:root {{ --paper: #f6f5f1; --sheet: #fff; --ink: #22262b; --soft: #646b73; --line: #e3e0d8;
-  --tint: #eef1ee; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --paper: #131619; --sheet: #1b1f23;
-  --ink: #e4e7ea; --soft: #9aa3ab; --line: #2c3238; --tint: #252a2f; }} }}
-body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--paper);
-  color: var(--ink); font: 16px/1.55 Inter, "Segoe UI", system-ui, "Liberation Sans", sans-serif; }}
-main {{ max-width: 26rem; margin: 1.5rem; padding: 2rem; background: var(--sheet);
-  border: 1px solid var(--line); border-radius: 14px; }}
-h1 {{ font-size: 1.25rem; margin: 0 0 .5rem; }}
-p {{ margin: .5rem 0; color: var(--soft); }}
-code {{ padding: .15em .4em; border-radius: 5px; background: var(--tint); color: var(--ink); }}
-a {{ color: inherit; }}
-</style>
 </head>
-<body><main><h1>{title}</h1>{body}</main></body>
+<body><main class="{kind}"><h1>{title}</h1>{body}</main></body>
 </html>
 """
 
 
-def signed_out() -> str:
-    """For who comes without a session."""
-    return _PAGE.format(
-        head="",
-        title="You are not signed in",
-        body="<p>Open the link that <code>align label</code> printed in the terminal. It works "
-        "once. For a new one, stop the command with Ctrl+C and start it again.</p>",
+def _page(title: str, body: str, head: str = "", kind: str = "card") -> str:
+    return _PAGE.format(title=escape(title), body=body, head=head, kind=kind)
+
+
+def _alert(text: str | None) -> str:
+    return f'<p class="alert" role="alert">{escape(text)}</p>' if text else ""
+
+
+def sign_in(name: str = "", problem: str | None = None) -> str:
+    """The form for name and password."""
+    focus = ("", " autofocus") if name else (" autofocus", "")
+    return _page(
+        "Sign in",
+        f"""{_alert(problem)}
+<form method="post" action="/sign-in">
+<label for="name">Name</label>
+<input id="name" name="name" value="{escape(name)}" maxlength="{NAME_CHARACTERS}"
+ autocomplete="username" autocapitalize="none" spellcheck="false" required{focus[0]}>
+<label for="password">Password</label>
+<input id="password" name="password" type="password" maxlength="{PASSWORD_CHARACTERS[1]}"
+ autocomplete="current-password" required{focus[1]}>
+<button type="submit">Sign in</button>
+</form>
+<p class="soft">If you started <code>align label</code> yourself, open the link that it printed in
+the terminal. It works once; for a new one, stop the command with Ctrl+C and start it again.</p>
+<p class="soft">If you have lost your password, ask for a new link where you got the first.</p>""",
+    )
+
+
+def invite(token: str, name: str, problem: str | None = None) -> str:
+    """The form in which who was invited chooses a password."""
+    least, most = PASSWORD_CHARACTERS
+    return _page(
+        f"Welcome, {name}",
+        f"""{_alert(problem)}
+<form method="post" action="/invite">
+<input type="hidden" name="token" value="{escape(token)}">
+<input type="hidden" name="username" value="{escape(name)}" autocomplete="username">
+<label for="password">Choose a password</label>
+<input id="password" name="password" type="password" minlength="{least}" maxlength="{most}"
+ autocomplete="new-password" aria-describedby="rule" required autofocus>
+<p id="rule" class="soft">At least {least} characters. A few words that only you would put together
+are good.</p>
+<button type="submit">Begin</button>
+</form>""",
+    )
+
+
+def confirm_enter(token: str) -> str:
+    """For a link that was followed from another site: going on is the reader's own choice."""
+    return _page(
+        "Sign in by this link?",
+        f"""<p>The link signs this browser in.</p>
+<form method="post" action="/enter"><input type="hidden" name="token" value="{escape(token)}">
+<button type="submit">Sign in</button></form>""",
     )
 
 
 def link_refused() -> str:
     """For a link that is used, old or wrong."""
-    return _PAGE.format(
-        head="",
-        title="This link no longer works",
-        body="<p>A link signs in one browser, once, within the hour. For a new one, stop "
-        "<code>align label</code> in the terminal with Ctrl+C and start it again.</p>",
+    return _page(
+        "This link no longer works",
+        "<p>A link signs in one browser, once. If <code>align label</code> printed it, stop the "
+        "command in the terminal with Ctrl+C and start it again; if somebody gave it to you, ask "
+        'them for a new one.</p><p><a href="/sign-in">Sign in with a password</a></p>',
     )
 
 
@@ -57,8 +102,85 @@ def entering() -> str:
     The page goes on by itself: a redirect could follow a click on another site, and then the
     browser would not send the new cookie, which is for our own pages only.
     """
-    return _PAGE.format(
+    return _page(
+        "You are signed in",
+        '<p><a href="/label/">Go to the first task</a></p>',
         head='<meta http-equiv="refresh" content="0; url=/label/">',
-        title="You are signed in",
-        body='<p><a href="/label/">Go to the first task</a></p>',
     )
+
+
+def forbidden() -> str:
+    """For who is signed in and has no business here."""
+    return _page(
+        "Not for your account",
+        '<p>This page is for leads and admins.</p><p><a href="/label/">Go to the tasks</a></p>',
+    )
+
+
+# --- people -------------------------------------------------------------------------------------
+
+
+def people(
+    accounts: Sequence[Account],
+    may_change: bool,
+    link: tuple[str, str] | None = None,
+    problem: str | None = None,
+) -> str:
+    """All accounts; for admins with what they can do to them.
+
+    Args:
+        link: a name and the one-time link just made for it, which is shown once.
+    """
+    shown = ""
+    if link is not None:
+        name, url = link
+        shown = f"""<section class="made" role="status"><h2>A link for {escape(name)}</h2>
+<p>Give it to nobody else. It works once, within a week, and is shown only here.</p>
+<p><code class="link">{escape(url)}</code></p></section>"""
+    head = "<tr><th>Name</th><th>Pseudonym</th><th>Role</th><th>State</th>"
+    head += "<th>Change</th></tr>" if may_change else "</tr>"
+    rows = "".join(_person(account, may_change) for account in accounts)
+    form = _add_form() if may_change else ""
+    return _page(
+        "People",
+        f"""<p><a href="/label/">Back to the tasks</a></p>{_alert(problem)}{shown}{form}
+<div class="scroll" tabindex="0" role="region" aria-label="Accounts">
+<table>{head}{rows}</table></div>
+<p class="soft">Exports carry pseudonyms, never names.</p>""",
+        kind="wide",
+    )
+
+
+def _person(account: Account, may_change: bool) -> str:
+    state = "active" if account.has_password else "no password yet"
+    state = "disabled" if account.disabled else state
+    cells = f"""<tr><th scope="row">{escape(account.name)}</th>
+<td><code>{escape(account.pseudonym)}</code></td><td>{account.role}</td><td>{state}</td>"""
+    if not may_change:
+        return cells + "</tr>"
+    name = escape(account.name)
+    turn = ("enable", "Enable") if account.disabled else ("disable", "Disable")
+    buttons = [("role", "Change role"), turn]
+    if not account.disabled:
+        buttons.append(("reset", "New link"))
+    options = "".join(
+        f"<option{' selected' if role == account.role else ''}>{role}</option>"
+        for role in get_args(Role)
+    )
+    pressed = "".join(
+        f'<button name="action" value="{action}" aria-label="{text}: {name}">{text}</button>'
+        for action, text in buttons
+    )
+    return f"""{cells}<td><form method="post" action="/people" class="row">
+<input type="hidden" name="name" value="{name}">
+<select name="role" aria-label="Role of {name}">{options}</select>{pressed}</form></td></tr>"""
+
+
+def _add_form() -> str:
+    options = "".join(f"<option>{role}</option>" for role in get_args(Role))
+    return f"""<form method="post" action="/people" class="row add">
+<label for="new">Invite</label>
+<input id="new" name="name" maxlength="{NAME_CHARACTERS}" autocomplete="off" required
+ placeholder="Name">
+<select name="role" aria-label="Role">{options}</select>
+<button name="action" value="add">Make a link</button></form>"""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import webbrowser
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from labeling_ui.desk import Desk
-from labeling_ui.store import Progress, Store, open_store
+from labeling_ui.desk import Desk, Place
+from labeling_ui.store import Progress, open_store
 from labeling_ui.tasks import add_tasks
 from pipeline.artifacts import verify
 from pipeline.config import RunConfig
@@ -29,6 +30,7 @@ def serve(
     open_browser: bool = False,
     questions: Mapping[str, str] | None = None,
     next_command: str | None = None,
+    public_url: str | None = None,
 ) -> None:
     """Adds the run's samples to its label database, prints a one-time link, serves until Ctrl+C.
 
@@ -39,6 +41,7 @@ def serve(
         open_browser: opens the link at once.
         questions: the yes/no questions; the configured ones, else InstructGPT's, if not given.
         next_command: what the end page and the terminal say to run next.
+        public_url: the address by which people reach it through a proxy, ``https://host``.
 
     Raises:
         UserError: there are no samples, the database is unusable, or the port is taken.
@@ -51,6 +54,9 @@ def serve(
     if problem is not None:
         fix = "rebuild it with align run CONFIG --from sample."
         raise UserError(samples.parent, f"is corrupt: {problem}.", fix)
+    if public_url is not None and not re.fullmatch(r"https?://[\w.-]+(:\d+)?", public_url):
+        problem = f"is no address, got {public_url!r}."
+        raise UserError("--url", problem, "write it as https://labels.example.org.")
     command = next_command or f"align run {run_folder / 'config.json'}"
     asked = config.label.questions if questions is None else questions
     if asked is None:
@@ -61,7 +67,8 @@ def serve(
         add_tasks(store, read_rows(samples, SampleSet), known, config.label, asked)
         desk = Desk(store, lease_seconds=60 * config.label.lease_minutes)
         with closing(_listening_socket(port)) as listening:
-            _serve(store, desk, listening, run_folder.name, command, open_browser)
+            place = Place(store, desk, run_folder.name, command)
+            _serve(place, listening, open_browser, public_url)
         _say_goodbye(store.progress(people_only=True), command)
 
 
@@ -80,12 +87,7 @@ def _listening_socket(port: int) -> socket.socket:
 
 
 def _serve(
-    store: Store,
-    desk: Desk,
-    listening: socket.socket,
-    run_name: str,
-    command: str,
-    open_browser: bool,
+    place: Place, listening: socket.socket, open_browser: bool, public_url: str | None
 ) -> None:
     """Serves until it is told to stop."""
     print("Starting the labeling application …", flush=True)
@@ -94,13 +96,19 @@ def _serve(
     from labeling_ui.app import create_app
     from labeling_ui.sign_in import SignIn
 
-    port = listening.getsockname()[1]
-    sign_in = SignIn(store, port)
-    app = create_app(store, desk, sign_in, port, run_name, command)
+    store, port = place.store, listening.getsockname()[1]
+    secure = public_url is not None and public_url.startswith("https:")
+    sign_in = SignIn(store, port, secure)
+    app = create_app(place, sign_in, port, public_url)
     token = sign_in.new_link_token(store.add_labeler(ACCOUNT, role="admin").id)
-    link = f"http://{HOST}:{port}/enter?token={token}"
+    link = f"{public_url or f'http://{HOST}:{port}'}/enter?token={token}"
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        proxy_headers=public_url is not None,  # else anybody could claim any address
     )
     print(f"{store.progress(people_only=True).open} tasks are open. Open this link (works once):")
     print(

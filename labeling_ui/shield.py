@@ -8,28 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 from fastapi.requests import HTTPConnection
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from labeling_ui import pages
-
 MAX_BODY_BYTES = 64 * 1024
-OPEN_PATHS = frozenset({"/healthz", "/enter", "/favicon.ico"})
+METHODS = frozenset({"GET", "HEAD", "POST"})
+OPEN_PATHS = frozenset({"/healthz", "/sign-in", "/enter", "/invite", "/favicon.ico", "/pages.css"})
 SIGNED_IN_PATHS = re.compile(
-    r"/(label(/("
+    r"/(people|sign-out|label(/("
     r"config|theme\.css|favicon\.ico|manifest\.json|(assets|static|svelte)/[^?]*"
     r"|gradio_api/(component_server|startup-events|info|app_id|heartbeat/[\w-]+)"
     r")?/?)?)?"
 )
+# Gradio's page is made of inline code; our own have none.
+POLICY_OF_GRADIO = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+    "frame-ancestors 'none'; base-uri 'self'; form-action 'self'; object-src 'none'"
+)
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
 HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
-        "frame-ancestors 'none'; base-uri 'self'; form-action 'self'; object-src 'none'"
-    ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -45,16 +51,26 @@ class Shield:
         app: what is behind it.
         port: the port that the server listens on: Host and Origin must name it on loopback.
         current_user: the labeler of a request, or None.
+        public_url: another address that Host and Origin may name, ``https://host[:port]``.
     """
 
     def __init__(
-        self, app: ASGIApp, port: int, current_user: Callable[[HTTPConnection], int | None]
+        self,
+        app: ASGIApp,
+        port: int,
+        current_user: Callable[[HTTPConnection], int | None],
+        public_url: str | None = None,
     ) -> None:
         self._app = app
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
         if port == 80:  # browsers leave the default port out
             self._hosts |= {"127.0.0.1", "localhost"}
         self._origins = {f"http://{host}" for host in self._hosts}
+        self._https = False
+        if public_url is not None:
+            self._hosts.add(urlsplit(public_url).netloc)
+            self._origins.add(public_url)
+            self._https = public_url.startswith("https:")
         self._current_user = current_user
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +80,7 @@ class Shield:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        guarded_send = _with_headers(send)
+        guarded_send = _with_headers(send, scope["path"], self._https)
         refusal = await self._refusal(HTTPConnection(scope))
         body = b""
         if refusal is None and scope["method"] not in ("GET", "HEAD"):
@@ -80,20 +96,32 @@ class Shield:
 
     async def _refusal(self, request: HTTPConnection) -> Response | None:
         """Why this request is not let through, as a response; None if it is."""
-        headers, path = request.headers, request.scope["path"]
-        if headers.get("host") not in self._hosts:
+        headers, path, method = request.headers, request.scope["path"], request.scope["method"]
+        if len(headers.getlist("host")) != 1 or headers["host"] not in self._hosts:
             return JSONResponse({"detail": "Unknown host."}, 421)
-        if headers.get("origin", next(iter(self._origins))) not in self._origins:
+        if not self._is_our_own(headers, method):
             return JSONResponse({"detail": "Another site may not call this one."}, 403)
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS and method in METHODS:
             return None
         if await to_thread.run_sync(self._current_user, request) is None:
-            if "text/html" in headers.get("accept", ""):
-                return HTMLResponse(pages.signed_out(), 401)
+            if "text/html" in headers.get("accept", "") and method == "GET":
+                return RedirectResponse("/sign-in", 303)
             return JSONResponse({"detail": "Not signed in."}, 401)
+        if method not in METHODS:
+            return JSONResponse({"detail": "Not allowed."}, 405)
         if SIGNED_IN_PATHS.fullmatch(path) is None or ".." in path:
             return JSONResponse({"detail": "Not found."}, 404)
         return None
+
+    def _is_our_own(self, headers: Headers, method: str) -> bool:
+        """Whether a request comes from our own pages, or, if it changes nothing, from nowhere.
+
+        A browser says where a request that changes something comes from.
+        """
+        origins = headers.getlist("origin")
+        if origins:
+            return len(origins) == 1 and origins[0] in self._origins
+        return method in ("GET", "HEAD") or headers.get("sec-fetch-site") == "same-origin"
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -122,9 +150,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replaying
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, path: str, https: bool) -> Send:
     """Adds our headers to each response, and takes away permissions for other sites."""
-    names = {name.encode() for name in HEADERS}
+    policy = POLICY_OF_GRADIO if path.startswith("/label") else POLICY
+    headers = HEADERS | {"content-security-policy": policy}
+    if https:
+        headers |= {"strict-transport-security": "max-age=31536000"}
+    if not path.startswith("/label/"):
+        headers |= {"cache-control": "no-store"}
+    names = {name.encode() for name in headers}
 
     async def guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -133,7 +167,7 @@ def _with_headers(send: Send) -> Send:
                 for name, value in message.get("headers", [])
                 if not name.lower().startswith(b"access-control-") and name.lower() not in names
             ]
-            ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            ours = [(name.encode(), value.encode()) for name, value in headers.items()]
             message = {**message, "headers": kept + ours}
         await send(message)
 

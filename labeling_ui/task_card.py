@@ -7,31 +7,20 @@ calls come with the raw request, and who calls is decided by the session cookie 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import HTTPException
 
-from labeling_ui.desk import Desk, LeaseLost
-from labeling_ui.store import Store, Task
+from labeling_ui.desk import Desk, LeaseLost, Place
+from labeling_ui.store import Task
 from labeling_ui.tables import Labeler
 from pipeline.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
 
 Reply = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where people label: ``next_command`` is what to run when nothing is open any more."""
-
-    store: Store
-    desk: Desk
-    run_name: str
-    next_command: str
 
 
 def task_card(place: Place, current_user: Callable[[Any], int | None]) -> gr.HTML:

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.stage_context import CONFIG_FILE
 from stages.chain import StageState, chain_states
 from stages.cli import ConfigPath, Debug, Overrides, guarded, read_config, run_folder_of
+from stages.labelers import labelers_app
 from stages.run import run_command
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="From a base model to an aligned one, with people in the loop.",
 )
 app.command("run")(run_command)
+app.add_typer(labelers_app, name="labelers")
 
 
 @app.command("status")
@@ -130,6 +132,9 @@ def label_command(
     config: ConfigPath,
     overrides: Overrides = None,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    url: Annotated[
+        str | None, typer.Option(help="The address people reach it by, through a proxy.")
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open/--no-open")] = True,
     debug: Debug = False,
 ) -> None:
@@ -148,6 +153,7 @@ def label_command(
         open_browser,
         questions=label_questions(values),
         next_command=shlex.join(["align", "run", str(config), *(overrides or [])]),
+        public_url=url,
     )
 
 
