@@ -19,6 +19,7 @@ from labeling_ui.tables import Labeler
 from pipeline.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("text.js", "main.js", "ranking.js", "calls.js", "start.js")  # run as one, in this order
 
 Reply = dict[str, Any]
 
@@ -72,9 +73,9 @@ def task_card(place: Place, current_user: Callable[[Any], int | None]) -> gr.HTM
         return _next_reply(place, user)
 
     return gr.HTML(
-        html_template=_static("task_card.html"),
-        css_template=_static("task_card.css"),
-        js_on_load=_static("task_card.js"),
+        html_template=_static("card.html"),
+        css_template=_static("card.css"),
+        js_on_load="\n".join(map(_static, SCRIPTS)),
         server_functions=[next_task, save_draft, submit_task, skip_task, undo],
         apply_default_css=False,
         elem_id="task-card",
@@ -91,7 +92,7 @@ def _answer(act: Callable[[], Reply]) -> Reply:
 
 
 def _static(name: str) -> str:
-    return (STATIC / name).read_text(encoding="utf-8")
+    return (STATIC / "card" / name).read_text(encoding="utf-8")
 
 
 def _next_reply(place: Place, user: int) -> Reply:

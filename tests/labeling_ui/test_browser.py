@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from labeling_ui.store import Progress
-from pipeline.records import SampledResponse, SampleSet
+from tests.labeling_ui.pages_seen import (
+    PHONE,
+    STORIES,
+    open_page,
+    press,
+    sample,
+    tiers,
+)
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, ViewportSize
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
-STORIES = [
-    "A fox found a lantern in the snow behind the old mill. It carried the light home.",
-    "The fox was tired of the dark. She traded three plums for a lantern.",
-    "Foxes are small mammals. The lantern is a thing that gives light.",
-    "Why would you ask me that, you fool? There was a fox. The end.",
-    "Once a fox borrowed the moon's lantern to look for her lost cub, and when she",
-]
 HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>",
     "{{7*7}} ${1+1} {{{value}}} `${document.title='owned'}` @children",
@@ -33,57 +31,6 @@ HOSTILE = [
     "W" * 300,
     "بسم 123 <i>",
 ]
-PHONE: ViewportSize = {"width": 390, "height": 844}
-LAPTOP: ViewportSize = {"width": 1280, "height": 800}
-
-
-def sample(name: str, prompt: str, texts: list[str]) -> SampleSet:
-    return SampleSet(
-        prompt_id=name,
-        prompt=prompt,
-        responses=[
-            SampledResponse(
-                response_id=f"planted-{name}-{i}",
-                text=text,
-                policy="planted-policy",
-                seed=i,
-                temperature=1.0,
-                top_p=1.0,
-                finished=True,
-            )
-            for i, text in enumerate(texts)
-        ],
-    )
-
-
-@contextmanager
-def open_page(chromium: Browser, link: str, **options: Any) -> Iterator[Page]:
-    """The first task of a fresh browser. Nothing but the application may be contacted."""
-    context = chromium.new_context(viewport=options.pop("viewport", LAPTOP), **options)
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    hosts: set[str | None] = set()
-    problems: list[str] = []
-    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    page.goto(link)
-    page.wait_for_selector(".response")
-    yield page
-    assert hosts <= {"127.0.0.1", None}, hosts  # None: data: addresses
-    assert problems == []
-    context.close()
-
-
-def press(page: Page, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
-
-
-def tiers(page: Page) -> list[str]:
-    """The ranking as the page shows it: the letters of each tier, best first."""
-    rows = page.locator(".tier").all()
-    return ["".join(row.locator(".chip-name b").all_inner_texts()) for row in rows]
 
 
 def test_a_labeler_works_through_the_tasks(chromium: Browser, start_server: Any) -> None:
@@ -92,32 +39,31 @@ def test_a_labeler_works_through_the_tasks(chromium: Browser, start_server: Any)
     with open_page(chromium, server.link) as page:
         # Rate by keys: each goes on to the next; a tie arises from equal ratings.
         assert page.locator(".count").inner_text() == "0 done, 3 open"
-        assert page.locator(".submit").inner_text() == "Rate 5 more"
+        assert page.locator(".actions .submit").inner_text() == "Rate 5 more"
         shown = page.locator(".response pre").all_inner_texts()
         assert sorted(shown) == sorted(STORIES)
         press(page, "6", "5", "3", "1", "5")
         assert tiers(page) == ["A", "BE", "C", "D"]
         # Keys are letters in a text field.
         page.locator("textarea").click()
-        page.keyboard.type("12 jk 7n")
+        page.keyboard.type("12 jk 7au?")
         page.locator("h1").click()
         assert tiers(page) == ["A", "BE", "C", "D"]
-        # Break the tie: E above B. k goes back up, j down again.
-        press(page, "k", "j", "Alt+ArrowUp")
-        assert tiers(page) == ["A", "E", "B", "C", "D"]
-        # A reload half-way loses nothing.
-        page.reload()
-        page.wait_for_selector(".response")
-        assert page.locator(".response pre").all_inner_texts() == shown
-        assert tiers(page) == ["A", "E", "B", "C", "D"]
-        assert page.locator("textarea").input_value() == "12 jk 7n"
-        # Questions: one yes, one no, the rest stays open.
+        # Break the tie: to the next tied response, and up.
+        press(page, "t", "Alt+ArrowUp")
+        assert tiers(page) == ["A", "B", "E", "C", "D"]
+        page.get_by_label("fairly").check()
+        # Questions: of D yes, of A doesn't apply; the rest stays no.
         page.locator('[data-place="3"] .question', has_text="rude").click()
         off_topic = page.locator('[data-place="0"] .question', has_text="off topic")
         off_topic.click()
+        assert off_topic.get_attribute("aria-checked") == "true"
         off_topic.click()
-        assert off_topic.get_attribute("aria-checked") == "false"
-        assert "8 questions" in page.locator(".open-questions").inner_text()
+        assert off_topic.get_attribute("aria-checked") == "mixed"
+        press(page, "s", "s")  # A is active: its second question, to no and to yes
+        press(page, "s")
+        assert off_topic.get_attribute("aria-label") == "off topic: doesn't apply"
+        page.get_by_text("Draft saved").wait_for()
         press(page, "Control+Enter")
         page.get_by_text("Second.").wait_for()
         with closing(server.store()) as store:
@@ -125,10 +71,10 @@ def test_a_labeler_works_through_the_tasks(chromium: Browser, start_server: Any)
         by_text = {r.text: i for i, r in enumerate(row.responses)}
         places = [by_text[text] for text in shown]
         assert [row.ratings[i] for i in places] == [6, 5, 3, 1, 5]
-        assert [row.ranks[i] for i in places] == [1, 3, 4, 5, 2]
-        assert [row.answers["rude"][i] for i in places] == [None, None, None, True, None]
-        assert [row.answers["off_topic"][i] for i in places] == [False, None, None, None, None]
-        assert row.display_order == places
+        assert [row.ranks[i] for i in places] == [1, 2, 4, 5, 3]
+        assert [row.answers["rude"][i] for i in places] == [False, False, False, True, False]
+        assert [row.answers["off_topic"][i] for i in places] == [None, *[False] * 4]
+        assert (row.display_order, row.confidence) == (places, "medium")
         assert not row.confirmed_contradiction
 
         # The second task: a contradiction has to be confirmed.
@@ -138,25 +84,34 @@ def test_a_labeler_works_through_the_tasks(chromium: Browser, start_server: Any)
         press(page, "Control+Enter")
         page.get_by_text("confirm it").wait_for()
         page.get_by_label("I mean it").check()
-        press(page, "n")
-        assert page.locator(".open-questions").is_hidden()
-        page.locator(".submit").click()
+        page.locator(".actions .submit").click()
         page.get_by_text("Third.").wait_for()
         with closing(server.store()) as store:
             row = store.rankings()[1]
         assert row.confirmed_contradiction
-        assert row.answers == {"rude": [False] * 5, "off_topic": [False] * 5}
 
         # The third is skipped, and that was all.
         page.get_by_role("button", name="Skip").click()
-        page.get_by_role("button", name="The prompt is unclear").click()
+        page.get_by_role("button", name="The prompt makes no sense").click()
         page.get_by_text("2 tasks labeled, 1 skipped.").wait_for()
         assert page.locator(".command").inner_text() == "align run demo.yaml"
         press(page, "1", "j", "Control+Enter")
+        with closing(server.store()) as store:
+            assert store.progress() == Progress(done=2, open=0, skipped=1)
+            assert store.skips()[0].reason == "the prompt makes no sense"
+            assert len({row.labeler for row in store.rankings()}) == 1
+
+        # All of it can be taken back, the last first.
+        press(page, "u")
+        page.get_by_text("Third.").wait_for()
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_text("Second.").wait_for()
+        assert tiers(page) == ["A", "B", "C", "E", "D"]
+        assert page.get_by_label("I mean it").is_checked()
+        press(page, "Control+Enter")
+        page.get_by_text("Third.").wait_for()
     with closing(server.store()) as store:
-        assert store.progress() == Progress(done=2, open=0, skipped=1)
-        assert store.skips()[0].reason == "the prompt is unclear"
-        assert len({row.labeler for row in store.rankings()}) == 1
+        assert store.progress() == Progress(done=2, open=1, skipped=0)
 
 
 def test_ranking_by_mouse(chromium: Browser, start_server: Any) -> None:
@@ -178,12 +133,14 @@ def test_ranking_by_mouse(chromium: Browser, start_server: Any) -> None:
         # A new rating moves its response only.
         page.locator('[data-place="1"] .rating label').nth(6).click()
         assert tiers(page) == ["C", "AB", "D"]
-        page.get_by_role("button", name="undo").click()
+        page.get_by_role("button", name="as rated").click()
         assert tiers(page) == ["AB", "C", "D"]
         assert page.locator(".contradiction").is_hidden()
         # Without single-key shortcuts, digits do nothing; Ctrl+Enter still submits.
-        page.get_by_role("button", name="Keys").click()
+        page.get_by_role("button", name="Help").click()
         page.get_by_label("Single-key shortcuts").uncheck()
+        press(page, "Escape")
+        assert page.locator(".help").is_hidden()
         press(page, "1", "2")
         assert tiers(page) == ["AB", "C", "D"]
         press(page, "Control+Enter")
@@ -233,19 +190,3 @@ def test_hostile_text_is_shown_verbatim_and_does_nothing(
         )
         assert wide == []
         assert "planted" not in page.content()
-
-
-def test_a_stopped_application_loses_no_work(chromium: Browser, start_server: Any) -> None:
-    server = start_server([sample("p0", "Prompt.", STORIES[:2])])
-    context = chromium.new_context(viewport=LAPTOP, color_scheme="dark")
-    page = context.new_page()
-    page.goto(server.link)
-    page.wait_for_selector(".response")
-    press(page, "2", "6")
-    assert server.stop()[0] == 0
-    press(page, "Control+Enter")
-    page.get_by_text("Not saved").wait_for()
-    assert tiers(page) == ["B", "A"]
-    with closing(server.store()) as store:
-        assert store.progress() == Progress(done=0, open=1, skipped=0)
-    context.close()
