@@ -11,8 +11,10 @@ same number of threads. They take turns, an update a turn, each in a process of 
 are *forced* (the end token is impossible: each has its full length) or *natural* (it has a
 probability of 4% at each token: 22 of 56 in the mean). Each figure is the median over the rounds;
 ``ratio_vs_trl_equal_work`` is the smaller of the two lengths' in fp32. Where bf16 is native, both
-also train under autocast. ``ratio_vs_trl_shared_trunk`` is no equal work: ours with all four roles
-as adapters on one model, against TRL's four networks.
+also train under autocast. ``ratio_vs_trl_shared_trunk`` is no equal work: ours with policy and
+reward model as adapters on one model, the reference as that model without any, and a value head on
+the policy's hidden states, so that policy and critic share one forward (``ppo.lora`` with
+``ppo.critic_trunk: policy``); against TRL's four networks.
 
 ``roofline_fraction`` is the share of the measured time that the update's arithmetic on real tokens
 would take at the speed of this machine's matrix products (``ppo_work.least_seconds``).

@@ -5,8 +5,8 @@
 
 Reads sft, reward, the prompts of split ppo and, for PPO-ptx, the corpus; writes ppo/ (the policy),
 ppo/critic/ and ``ppo/training.json`` (alarms, evaluations, why the run ended). The reference is the
-sft model, frozen; the critic starts from the reward model. The algorithm is ``PPOTrainer.train`` in
-``pipeline/ppo/trainer.py``.
+sft model, frozen; the critic starts from the reward model, or is a head on the policy. The
+algorithm is ``PPOTrainer.train`` in ``pipeline/ppo/trainer.py``.
 """
 
 from __future__ import annotations

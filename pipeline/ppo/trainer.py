@@ -88,8 +88,8 @@ class PPOTrainer:
             did best lie beside them, for a run that collapses.
 
     Raises:
-        UserError: no prompt, a prompt without room for a response, one model in two roles, or a
-            pad that is the end token.
+        UserError: no prompt, a prompt without room for a response, one model in two roles, a
+            critic beside one that is a head on the policy, or a pad that is the end token.
     """
 
     def __init__(

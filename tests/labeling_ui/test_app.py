@@ -262,7 +262,7 @@ def test_every_response_carries_the_security_headers(
         assert "default-src 'self'" in policy or "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["referrer-policy"] == "same-origin"
 
 
 # --- what is served -----------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import select
 
-from labeling_ui.store import Progress
+from labeling_ui.store import Progress, Store
+from labeling_ui.tables import Assignment
 from tests.labeling_ui.conftest import serve_again
 from tests.labeling_ui.pages_seen import STORIES, new_link, open_page, press, sample, tiers
 
@@ -40,6 +42,11 @@ def state(page: Page) -> tuple[Any, ...]:
     )
 
 
+def store_assignments(store: Store) -> list[Assignment]:
+    with store.reading() as session:
+        return list(session.scalars(select(Assignment)))
+
+
 def test_a_draft_comes_back_after_a_reload_and_on_another_machine(
     chromium: Browser, start_server: Any
 ) -> None:
@@ -60,17 +67,25 @@ def test_a_draft_comes_back_after_a_reload_and_on_another_machine(
 
 def test_the_newer_draft_wins_whichever_side_has_it(chromium: Browser, start_server: Any) -> None:
     server = start_server([sample("p0", "Prompt.", STORIES[:3])])
-    with open_page(chromium, server.link) as page:
-        press(page, "2")
-        page.get_by_text("Draft saved").wait_for()
-        page.route("**/component_server", lambda route: route.abort())
-        press(page, "3")
-        page.get_by_text("Not saved yet").wait_for()
-        page.unroute_all()
-        page.evaluate("() => { window.stop(); }")
-        page.reload()  # this tab knows more than the server
-        page.wait_for_selector(".response")
-        assert page.locator(".rating input:checked").count() == 2
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(server.link)
+    page.wait_for_selector(".response")
+    press(page, "2")
+    page.get_by_text("Draft saved").wait_for()
+    page.route("**/component_server", lambda route: route.abort())
+    press(page, "3")
+    page.get_by_text("Not saved yet").wait_for()
+    # The page is closed while nothing answers; the tab still knows more than the server.
+    with closing(server.store()) as store:
+        drafts = [one.draft for one in store_assignments(store)]
+    assert [sum(rating is not None for rating in draft["ratings"]) for draft in drafts] == [1]
+    page.evaluate("window.dispatchEvent(new Event('pagehide'))")
+    page.unroute_all()
+    page.reload()
+    page.wait_for_selector(".response")
+    assert page.locator(".rating input:checked").count() == 2
+    context.close()
 
 
 def test_a_killed_application_is_found_again_without_a_reload(

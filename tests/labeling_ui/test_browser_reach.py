@@ -103,7 +103,7 @@ def sticking_out(page: Page) -> list[str]:
              const box = node.getBoundingClientRect();
              return box.width && getComputedStyle(node).visibility !== 'hidden'
                && !node.closest('.sr, .scroll, [hidden]') && box.right > innerWidth + 1;
-           }).map((node) => `${node.tagName} ${node.className} ${Math.round(node.getBoundingClientRect().right)}`)"""
+           }).map((node) => node.outerHTML.slice(0, 150))"""
     )
 
 
@@ -185,6 +185,7 @@ def test_the_pages_around_the_task_pass_axe_and_reflow(
         assert name in page.locator("h1").inner_text()
         check("invitation")
         page.goto(new_link(server, f"{scheme} admin", "admin"))
+        page.wait_for_selector(".response")
         page.goto(f"{server.origin}/people")
         assert page.get_by_text(name).first.is_visible()
         check("people")
@@ -193,6 +194,7 @@ def test_the_pages_around_the_task_pass_axe_and_reflow(
         page.locator("code.link").wait_for()
         check("new link")
         page.goto(new_link(server, f"{scheme} labeler"))
+        page.wait_for_selector(".response")
         page.goto(f"{server.origin}/people")
         check("forbidden")
         context.close()
@@ -243,12 +245,14 @@ def test_fifty_hostile_texts_are_shown_verbatim_and_do_nothing(
     with open_page(chromium, server.link, viewport=NARROW) as page:
         page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
         for group in groups:
+            shown = page.locator(".prompt-text")
             page.wait_for_function(
-                "count => document.querySelectorAll('.response').length === count", arg=len(group)
+                "prompt => document.querySelector('.prompt-text').textContent === prompt",
+                arg=group[0] or "?",
             )
             texts = [pre.text_content() or "" for pre in page.locator(".response pre").all()]
             assert sorted(texts) == sorted(group)
-            assert page.locator(".prompt-text").text_content() == (group[0] or "?")
+            assert shown.text_content() == (group[0] or "?")
             inside = "pre :not(bdi), .response h1, .response iframe"
             assert page.locator(inside).count() == 0
             assert sticking_out(page) == []
@@ -287,7 +291,10 @@ def test_the_difference_of_two_answers_is_a_shortest_one(chromium: Browser, serv
     with open_page(chromium, new_link(server, "difference")) as page:
         source = Path(__file__).parents[2] / "labeling_ui/static/card/text.js"
         page.evaluate(
-            "source => { window.difference = new Function('element', source + ' return wordDifference') (document) }",
+            """source => {
+              const make = new Function('element', source + ' return wordDifference');
+              window.difference = make(document);
+            }""",
             source.read_text(),
         )
 

@@ -127,6 +127,24 @@ def test_adapters_are_published_merged_and_kept(tmp_path: Path, tiny_model_folde
     assert critic.config.num_labels == 1
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 8}])
+def test_a_head_on_the_policy_is_published_as_a_critic(
+    tmp_path: Path, tiny_model_folder: Path, lora: dict[str, int] | None
+) -> None:
+    run_folder = make_run(tmp_path, tiny_model_folder)
+    ppo.run(make_config(critic_trunk="policy", lora=lora), run_folder)
+    assert (run_folder / "ppo" / "adapter").exists() == (lora is not None)
+    policy: Any = AutoModelForCausalLM.from_pretrained(run_folder / "ppo")
+    auto = AutoModelForSequenceClassification
+    critic: Any = auto.from_pretrained(run_folder / "ppo" / "critic")
+    assert critic.score.weight.abs().max() > 0
+    trunks = policy.transformer.state_dict(), critic.transformer.state_dict()
+    for name, weight in trunks[0].items():
+        assert torch.equal(weight, trunks[1][name]), name
+    before = AutoModelForCausalLM.from_pretrained(run_folder / "sft").state_dict()
+    assert any(not torch.equal(w, before[name]) for name, w in policy.state_dict().items())
+
+
 def test_how_a_run_went_is_written_down(tmp_path: Path, tiny_model_folder: Path) -> None:
     run_folder = make_run(tmp_path, tiny_model_folder)
     (tmp_path / "mine.py").write_text(

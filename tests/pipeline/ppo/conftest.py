@@ -6,11 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 
+from pipeline.hugging_face import HuggingFaceLM
+from pipeline.language_model import LanguageModel
 from pipeline.model import GPT, GPTConfig
 from pipeline.ppo import PPOConfig, PPOTrainer
 from pipeline.ppo.rollout import Rollout
+from pipeline.ppo.shared_trunk import share_trunks
 from pipeline.reward import RewardModel
+from pipeline.reward_config import LoraSection
 from pipeline.tokenizer import Tokenizer
 
 PROMPTS = ["a fox", "two red hares", "o", "the river at night"]
@@ -96,5 +101,42 @@ def make_rollout(tokenizer: Tokenizer) -> Callable[..., Rollout]:
             finished=torch.zeros(len(rows), dtype=torch.bool),
             sampler_logprobs=torch.zeros(len(rows), R),
         )
+
+    return make
+
+
+@pytest.fixture
+def make_adapted(
+    make_policy: Callable[..., GPT], make_reward_model: Callable[..., RewardModel]
+) -> Callable[..., LanguageModel]:
+    def make() -> LanguageModel:
+        """A policy of adapters that have learned something."""
+        models, lora = (make_policy(), make_reward_model()), LoraSection(rank=4, alpha=8.0)
+        roles = share_trunks(*models, None, lora, 9, torch.device("cpu"), with_critic=False)
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for weight in roles.policy.parameters():
+                weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+        return roles.policy
+
+    return make
+
+
+@pytest.fixture
+def make_llama(tokenizer: Tokenizer) -> Callable[[], LanguageModel]:
+    def make() -> LanguageModel:
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            pad_token_id=tokenizer.pad_id,
+            eos_token_id=tokenizer.eos_id,
+        )
+        return HuggingFaceLM(transformers.AutoModelForCausalLM.from_config(config)).eval()
 
     return make

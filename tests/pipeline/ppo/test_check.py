@@ -25,9 +25,11 @@ def one_update(config: PPOConfig) -> PPOConfig:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_a_sound_trainer_passes(
-    make_trainer: MakeTrainer, one_update: PPOConfig, autocast: bool
+    make_trainer: MakeTrainer, one_update: PPOConfig, autocast: bool, critic_trunk: str
 ) -> None:
+    one_update = one_update.model_copy(update={"critic_trunk": critic_trunk})
     if autocast:
         make_trainer(one_update, autocast=lambda: torch.autocast("cpu", torch.bfloat16)).train()
     else:

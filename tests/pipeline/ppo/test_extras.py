@@ -210,14 +210,17 @@ def test_a_critic_may_start_as_the_policy_and_know_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_compiled_forwards_train_the_same_policy(
-    make_trainer: MakeTrainer, config: PPOConfig
+    make_trainer: MakeTrainer, config: PPOConfig, critic_trunk: str
 ) -> None:
-    small = {"learning_rate": 1e-4, "critic_learning_rate": 1e-4}
+    small: dict[str, Any] = {"learning_rate": 1e-4, "critic_learning_rate": 1e-4}
+    small |= {"critic_trunk": critic_trunk}
     plain = make_trainer(config.model_copy(update=small))
     compiled = make_trainer(config.model_copy(update=small | {"compile": True}))
     expected, found = train(plain), train(compiled)
-    assert len(compiled.forwards.compiled) == 3  # policy, reference, critic
+    # Policy, reference, and the critic where it has a trunk of its own.
+    assert len(compiled.forwards.compiled) == (3 if critic_trunk == "own" else 2)
     for name in ("objective/scores", "objective/kl", "loss/value_avg", "loss/policy_avg"):
         assert found[-1][name] == pytest.approx(expected[-1][name], rel=1e-3, abs=1e-4), name
     for one, other in zip(weights(plain), weights(compiled), strict=True):

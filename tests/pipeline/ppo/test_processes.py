@@ -95,13 +95,16 @@ def args(config: PPOConfig) -> PPOConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_two_processes_train_as_one(
+    critic_trunk: str,
     args: PPOConfig,
     tokenizer: Tokenizer,
     make_policy: Callable[..., GPT],
     make_reward_model: Callable[..., RewardModel],
     tmp_path: Path,
 ) -> None:
+    args = args.model_copy(update={"critic_trunk": critic_trunk})
     codes = start(2, tmp_path, (args, tokenizer, make_policy(), make_reward_model()))
     assert codes == [0, 0]
     expected, one, _ = run(args, tokenizer, make_policy(), make_reward_model())

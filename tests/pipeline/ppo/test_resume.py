@@ -31,11 +31,18 @@ def weights(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
     return {f"{k}.{n}": w for k, model in models.items() for n, w in model.state_dict().items()}
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("killed_after", range(1, UPDATES))
 def test_a_run_goes_on_bit_for_bit(
-    make_trainer: MakeTrainer, config: PPOConfig, tmp_path: Path, every: int, killed_after: int
+    make_trainer: MakeTrainer,
+    config: PPOConfig,
+    tmp_path: Path,
+    every: int,
+    killed_after: int,
+    critic_trunk: str,
 ) -> None:
+    config = config.model_copy(update={"critic_trunk": critic_trunk})
     whole_rows: list[dict[str, float]] = []
     whole = make_trainer(config)
     whole.on_update = lambda update, metrics: whole_rows.append(metrics)

@@ -14,13 +14,16 @@ import transformers
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.hugging_face import HuggingFaceLM, load_language_model, save_language_model
+from pipeline.hugging_face import load_language_model, save_language_model
 from pipeline.language_model import LanguageModel
 from pipeline.model import GPT
 from pipeline.ppo import PPOConfig, PPOTrainer
 from pipeline.ppo.roles import Roles
+from pipeline.ppo.rollout import left_align
 from pipeline.ppo.shared_trunk import (
+    Adapters,
     AdapterView,
+    MergedEngine,
     merged_critic,
     merged_policy,
     save_adapter,
@@ -29,7 +32,13 @@ from pipeline.ppo.shared_trunk import (
 from pipeline.reward import RewardModel, normalize
 from pipeline.reward_config import LoraSection
 from pipeline.reward_files import load_reward_model, save_reward_model
-from pipeline.reward_lora import add_reward_adapters, merge_reward_adapters, read_adapter
+from pipeline.reward_lora import (
+    adapted_layers,
+    add_reward_adapters,
+    merge_reward_adapters,
+    read_adapter,
+)
+from pipeline.sampling import SamplingSettings
 from pipeline.tokenizer import Tokenizer
 
 LORA = LoraSection(rank=4, alpha=8.0)
@@ -37,27 +46,13 @@ PROMPTS = ["a fox", "two red hares", "o", "the river at night"]
 CPU = torch.device("cpu")
 
 
-def make_llama(tokenizer: Tokenizer) -> LanguageModel:
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_id,
-        eos_token_id=tokenizer.eos_id,
-    )
-    return HuggingFaceLM(transformers.AutoModelForCausalLM.from_config(config)).eval()
-
-
 @pytest.fixture(params=["gpt", "llama"])
 def model(
-    request: pytest.FixtureRequest, make_policy: Callable[..., GPT], tokenizer: Tokenizer
+    request: pytest.FixtureRequest,
+    make_policy: Callable[..., GPT],
+    make_llama: Callable[[], LanguageModel],
 ) -> LanguageModel:
-    return make_policy() if request.param == "gpt" else make_llama(tokenizer)
+    return make_policy() if request.param == "gpt" else make_llama()
 
 
 def trained_reward_model(model: LanguageModel, folder: Path, tokenizer: Tokenizer) -> None:
@@ -206,11 +201,59 @@ def test_what_is_published_are_plain_models_with_the_same_outputs(
 
 
 def test_adapters_of_another_model_are_refused(
-    make_policy: Callable[..., GPT], tokenizer: Tokenizer, tmp_path: Path
+    make_policy: Callable[..., GPT],
+    make_llama: Callable[[], LanguageModel],
+    tokenizer: Tokenizer,
+    tmp_path: Path,
 ) -> None:
-    trained_reward_model(make_llama(tokenizer), tmp_path, tokenizer)
+    trained_reward_model(make_llama(), tmp_path, tokenizer)
     with pytest.raises(UserError, match="adapters of another model"):
         shared(make_policy(), tmp_path)
     (tmp_path / "adapter" / "adapter.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="cannot be read"):
         shared(make_policy(), tmp_path)
+
+
+@torch.no_grad()
+def test_sampling_from_merged_weights_is_sampling_from_the_adapted_policy(
+    make_adapted: Callable[..., LanguageModel], tokenizer: Tokenizer
+) -> None:
+    policy = make_adapted()
+    assert isinstance(policy, AdapterView)
+    before = digest(policy.adapters.inner)
+    prompts = [tokenizer.encode_prompt(text) for text in ("a fox", "two red hares", "o")] * 5
+    settings = SamplingSettings(12)
+    drawn = MergedEngine(policy, tokenizer).generate(prompts, range(15), settings)
+    assert digest(policy.adapters.inner) == before
+    rollout = left_align(prompts, drawn, tokenizer.pad_id)
+    for row in range(15):
+        Q, end = len(prompts[row]), int(rollout.lengths[row])
+        ids = rollout.input_ids[row, :end]
+        logits = policy(ids[None])[0].double()  # the adapters beside the weights
+        logits[:, list(tokenizer.never_sampled_ids)] = -torch.inf
+        everything = logits.log_softmax(-1)
+        expected = [float(everything[index - 1, ids[index]]) for index in range(Q, end)]
+        found = drawn.logprobs[row, : end - Q].tolist()
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_adapted_layer_is_that_of_peft(make_policy: Callable[..., GPT]) -> None:
+    adapters = Adapters(make_policy())
+    adapters.add("one", LORA, seed=1)
+    adapters.add("other", LoraSection(rank=3, alpha=9.0), seed=2)
+    generator = torch.Generator().manual_seed(4)
+    for _, layer in adapted_layers(adapters.trunk):
+        for name in ("one", "other"):
+            nn.init.normal_(layer.lora_B[name].weight, std=0.3, generator=generator)
+        x = torch.randn(2, 5, layer.in_features, generator=generator, requires_grad=True)
+        for name in ("one", None, "other"):
+            adapters.use(name)
+            weights = adapters.weights(name) if name else []
+            for weight in weights:
+                weight.requires_grad_(True)
+            results = [layer(x), type(layer).forward(layer, x)]
+            torch.testing.assert_close(*results)
+            own = [x, layer.lora_A[name].weight, layer.lora_B[name].weight] if name else [x]
+            gradients = [torch.autograd.grad(y.square().sum(), own) for y in results]
+            for ours, theirs in zip(*gradients, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -56,11 +56,13 @@ def record_minibatches(
 # --- what stays as it is ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_the_first_ratio_is_one_and_the_first_divergence_zero(
-    make_trainer: MakeTrainer, config: PPOConfig
+    make_trainer: MakeTrainer, config: PPOConfig, critic_trunk: str
 ) -> None:
     args = config.model_copy(
         update={"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+        | {"critic_trunk": critic_trunk}
     )
     (metrics,) = train(make_trainer(args))
     assert metrics["val/ratio"] == pytest.approx(1, abs=1e-5)
@@ -70,11 +72,13 @@ def test_the_first_ratio_is_one_and_the_first_divergence_zero(
     assert metrics["objective/kl"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 def test_without_learning_everything_stays(
-    make_trainer: MakeTrainer, config: PPOConfig, temperature: float
+    make_trainer: MakeTrainer, config: PPOConfig, temperature: float, critic_trunk: str
 ) -> None:
     still = {"learning_rate": 0.0, "critic_learning_rate": 0.0, "temperature": temperature}
+    still |= {"critic_trunk": critic_trunk}
     trainer = make_trainer(config.model_copy(update=still))
     before = digest(trainer.policy), digest(trainer.critic)
     rows = train(trainer)
@@ -86,8 +90,11 @@ def test_without_learning_everything_stays(
         assert metrics["rollout/logp_gap"] < 1e-5
 
 
-def test_training_moves_policy_and_critic_and_nothing_else(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer()
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
+def test_training_moves_policy_and_critic_and_nothing_else(
+    make_trainer: MakeTrainer, config: PPOConfig, critic_trunk: str
+) -> None:
+    trainer = make_trainer(config.model_copy(update={"critic_trunk": critic_trunk}))
     before = {name: digest(model) for name, model in models_of(trainer).items()}
     rows = train(trainer)
     after = {name: digest(model) for name, model in models_of(trainer).items()}
@@ -131,13 +138,15 @@ def test_the_critic_starts_as_a_copy_of_the_reward_model(make_trainer: MakeTrain
 # --- reproducibility ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_a_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others(
-    make_trainer: MakeTrainer,
+    make_trainer: MakeTrainer, config: PPOConfig, critic_trunk: str
 ) -> None:
+    args = config.model_copy(update={"critic_trunk": critic_trunk})
     digests: list[str] = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(digests))  # the global generator must play no part
-        trainer = make_trainer(seed=seed)
+        trainer = make_trainer(args, seed=seed)
         torch.manual_seed(len(digests))
         train(trainer)
         digests.append(digest(trainer.policy) + digest(trainer.critic))
@@ -162,13 +171,14 @@ def test_every_update_draws_anew(
     assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_the_size_of_scoring_batches_changes_nothing(
-    make_trainer: MakeTrainer, config: PPOConfig
+    make_trainer: MakeTrainer, config: PPOConfig, critic_trunk: str
 ) -> None:
-    results = [
-        train(make_trainer(config.model_copy(update={"local_rollout_forward_batch_size": size})))[0]
-        for size in (8, 3)
-    ]
+    results: list[dict[str, float]] = []
+    for size in (8, 3):
+        changes = {"local_rollout_forward_batch_size": size, "critic_trunk": critic_trunk}
+        results.append(train(make_trainer(config.model_copy(update=changes)))[0])
     for name in ("objective/scores", "objective/entropy", "loss/value_avg"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5), name
 
@@ -201,11 +211,13 @@ def test_answers_to_questions_are_part_of_the_score(
 # --- optimization -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 @pytest.mark.parametrize("part_size", [1, 2, 4])
 def test_splitting_a_minibatch_changes_neither_losses_nor_gradients(
-    make_trainer: MakeTrainer, config: PPOConfig, part_size: int
+    make_trainer: MakeTrainer, config: PPOConfig, part_size: int, critic_trunk: str
 ) -> None:
-    one_step = {"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    one_step: dict[str, Any] = {"total_episodes": 8, "num_ppo_epochs": 1, "num_mini_batches": 1}
+    one_step |= {"critic_trunk": critic_trunk}
     whole = make_trainer(config.model_copy(update=one_step))
     parts = make_trainer(
         config.model_copy(update={**one_step, "per_device_train_batch_size": part_size})
@@ -421,7 +433,9 @@ class MinusLength(RewardModel):
         return -lengths.float()
 
 
+@pytest.mark.parametrize("critic_trunk", ["own", "policy"])
 def test_a_price_on_length_teaches_the_policy_to_stop(
+    critic_trunk: str,
     make_trainer: MakeTrainer,
     make_policy: Callable[..., GPT],
     config: PPOConfig,
@@ -436,12 +450,13 @@ def test_a_price_on_length_teaches_the_policy_to_stop(
             "num_mini_batches": 1,
             "batch_size": 64,
             "total_episodes": 64 * 10,
+            "critic_trunk": critic_trunk,
         }
     )
     trainer = make_trainer(
         args,
         reward_model=MinusLength(make_policy()),
-        value_model=RewardModel(make_policy()),
+        value_model=RewardModel(make_policy()) if critic_trunk == "own" else None,
         train_dataset=["fox"],
     )
     ids = torch.tensor([tokenizer.encode_prompt("fox")])
