@@ -141,7 +141,7 @@ def compare(application: Application, record: Record) -> dict[str, float]:
         rows = [(row.labeler, row.prompt) for row in store.rankings()]
         with store.reading() as session:
             people = session.connection().exec_driver_sql("SELECT name, pseudonym FROM labeler")
-            pseudonyms: dict[str, str] = {name: alias for name, alias in people.tuples()}  # noqa: C416
+            pseudonyms = {row[0]: row[1] for row in people}
         open_tasks = store.progress(people_only=True).open
     acknowledged = [(pseudonyms[name], prompt) for name, prompt in record.acknowledged]
     stored, by_prompt = Counter(rows), Counter(prompt for _, prompt in rows)

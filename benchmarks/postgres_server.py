@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -48,10 +49,13 @@ class PostgresServer:
                 raise RuntimeError("PostgreSQL did not start")
             time.sleep(0.05)
 
-    def stop(self) -> None:
-        """Stops the server at once, as a machine that fails would; what was committed stays."""
+    def stop(self, crash: bool = True) -> None:
+        """Stops the server: at once, as a machine that fails would, or in good order.
+
+        What was committed stays.
+        """
         if self.process is not None:
-            self.process.kill()
+            self.process.send_signal(signal.SIGKILL if crash else signal.SIGINT)
             self.process.wait()
             self.process = None
             (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
@@ -99,7 +103,7 @@ def postgres_server(programs: Path) -> Generator[PostgresServer]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.stop(crash=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -227,7 +227,7 @@ class Accounts:
         with self._store.writing() as session:
             throttle.count_try(session, name, address, now)
         with self._store.reading() as session:
-            found = _find(session, name)
+            found = _find_whatever(session, name)
             labeler = found if found is not None and _may_enter(found) else None
         stored = labeler.password_hash if labeler is not None else None
         right = verify_password(stored, password)
@@ -290,6 +290,14 @@ def _find(session: Session, name: str) -> Labeler | None:
         return exact
     people = session.scalars(select(Labeler).where(_is_person()))
     return next((one for one in people if folded(one.name) == folded(name)), None)
+
+
+def _find_whatever(session: Session, name: str) -> Labeler | None:
+    """The person of a name that may be anything: no database takes every text."""
+    try:
+        return _find(session, clean_name(name))
+    except UserError:
+        return None
 
 
 def _existing(session: Session, name: str) -> Labeler:

@@ -1,4 +1,4 @@
-"""Section ``label`` of a config: who judges what, and what they are told and asked. No torch here."""
+"""Section ``label`` of a config: who judges what, told and asked what. No torch here."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def test_the_difference_of_two_answers_is_a_shortest_one(chromium: Browser, serv
             source.read_text(),
         )
 
-        @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(before=TEXT, after=TEXT)
         def check(before: str, after: str) -> None:
             pieces = page.evaluate("([a, b]) => difference(a, b)", [before, after])
