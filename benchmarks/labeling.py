@@ -4,8 +4,8 @@
     python -m benchmarks.labeling --quick
 
 On SQLite and on PostgreSQL, on this machine: first 30 labelers in software judge tasks of five
-responses over HTTP, half a second of thought each, and the time from a submission to the next task
-is taken. Then others judge while the application is killed again and again (SIGKILL), and every
+responses over HTTP, two seconds of thought each (people need a minute), and the time from a
+submission to the next task is taken. Then others judge while the application is killed again and again (SIGKILL), and every
 tenth time PostgreSQL with it; in the end what was acknowledged is compared with what the database
 holds. A browser opens a sign-in link and waits for its first task.
 
@@ -57,11 +57,12 @@ class Size:
     kills: int
     kill_tasks: int
     think_seconds: float
+    kill_think_seconds: float
     browser_runs: int
 
 
-FULL = Size(30, 20, 100, 1500, 0.5, 5)
-QUICK = Size(8, 4, 10, 60, 0.3, 1)
+FULL = Size(30, 15, 100, 1500, 2.0, 1.0, 5)
+QUICK = Size(8, 4, 10, 60, 0.3, 0.6, 1)
 OVERLAP = 2
 
 
@@ -118,7 +119,8 @@ def kill_under_load(
     record = Record()
     application.start()
     with closing(open_store(application.database)) as store:
-        labelers = make_labelers(application, store, size.labelers, 2 * size.think_seconds, record)
+        thought = size.kill_think_seconds
+        labelers = make_labelers(application, store, size.labelers, thought, record)
         everybody = threading.Thread(target=lambda: asyncio.run(work_together(labelers, 10**6)))
         everybody.start()
         kills, rng = 0, random.Random(0)

@@ -12,6 +12,8 @@ from labeling_ui.accounts import SESSION_SECONDS, Accounts
 from labeling_ui.store import Store
 from labeling_ui.tables import Labeler
 
+_CURRENT_USER = "align_current_user"  # within one request, where only this program writes
+
 
 class SignIn:
     """Sign-in for one server.
@@ -58,9 +60,12 @@ class SignIn:
         return self.accounts.labeler_of(self._sid(request))
 
     def current_user(self, request: HTTPConnection) -> int | None:
-        """Their id."""
-        labeler = self.labeler(request)
-        return None if labeler is None else labeler.id
+        """Their id. Shield, Gradio and the task's call all ask: it is looked up once a request."""
+        known: dict[str, int | None] = request.scope.setdefault("state", {})
+        if _CURRENT_USER not in known:
+            labeler = self.labeler(request)
+            known[_CURRENT_USER] = None if labeler is None else labeler.id
+        return known[_CURRENT_USER]
 
     def _sid(self, request: HTTPConnection) -> str:
         return request.cookies.get(self._cookie, "")
