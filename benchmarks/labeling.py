@@ -5,9 +5,9 @@
 
 On SQLite and on PostgreSQL, on this machine: first 30 labelers in software judge tasks of five
 responses over HTTP, two seconds of thought each (people need a minute), and the time from a
-submission to the next task is taken. Then others judge while the application is killed again and again (SIGKILL), and every
-tenth time PostgreSQL with it; in the end what was acknowledged is compared with what the database
-holds. A browser opens a sign-in link and waits for its first task.
+submission to the next task is taken. Then others judge while the application is killed again and
+again (SIGKILL), and every tenth time PostgreSQL with it; in the end what was acknowledged is
+compared with what the database holds. A browser opens a sign-in link and waits for its first task.
 
 The last line is one JSON object: ``p95_ms_…`` is the 95th percentile of submission to next task,
 ``lost`` what was acknowledged and is not there, ``double`` what is there more often than it may be,
