@@ -6,7 +6,10 @@ const ANCHORS = { 1: "terrible", 4: "acceptable", 7: "perfect" };
 const QUESTION_KEYS = "asdfgqwerzx";  // by the order of the questions; not those of other acts
 const FEW_QUESTIONS = 4;              // so many are shown under every response, not the active alone
 const FOLD = { lines: 12, characters: 900 };
+const FOLD_PROMPT = { lines: 24, characters: 2000 };
+const LONG_PROMPT = 240;              // characters from which it is set as a text, not as a headline
 const LOOK_AGAIN_SECONDS = 15;
+const OTHER_REASON = "something else";
 
 let task = null;    // what the server sent
 let ratings = [];   // 1..7 or null, by display place, as everything here
@@ -19,13 +22,14 @@ let seconds = 0;
 let lookTimer = null;
 
 const say = (text) => { $(".live").textContent = text; };
-const complain = (text) => { $(".message").textContent = text; };
+// Not again what stands there already: it would be read out again.
+const complain = (text) => { if ($(".message").textContent !== text) $(".message").textContent = text; };
 const label = (key) => key.replaceAll("_", " ");
 
 // --- drawing -----------------------------------------------------------------------------------
 
 function drawTask() {
-  setText($(".prompt-text"), task.prompt);
+  drawPrompt();
   $(".responses").replaceChildren(...task.responses.map(responseCard));
   page.classList.toggle("many-questions", task.questions.length > FEW_QUESTIONS);
   $(".instructions-text").textContent = task.instructions;
@@ -37,6 +41,15 @@ function drawTask() {
   drawRanking();
   drawAnswers();
   activate(0, false);
+}
+
+function drawPrompt() {
+  const pre = $(".prompt-text");
+  setText(pre, task.prompt);
+  pre.classList.toggle("long", task.prompt.length > LONG_PROMPT);
+  pre.classList.remove("folded");
+  $(".prompt .unfold")?.remove();
+  fold(pre, task.prompt, "the prompt", FOLD_PROMPT);
 }
 
 function responseCard(text, place) {
@@ -55,11 +68,12 @@ function responseCard(text, place) {
     ...Object.values(ANCHORS).map((word) => make("span", {}, word)));
   const questions = make("div", { class: "questions", role: "group", "aria-label": `Questions on ${name}` },
     ...task.questions.map((question, index) => questionButton(place, question, QUESTION_KEYS[index])));
+  const [compare, difference] = comparison(place);
+  const beside = task.questions.length > FEW_QUESTIONS ? [compare, questions] : [questions, compare];
   const card = make("article", { class: "response", "data-place": place, "aria-label": `Response ${name}` },
     make("span", { class: "letter", "aria-hidden": "true" }, name), make("div", { class: "text" }, pre),
-    make("div", { class: "controls" }, make("div", { class: "rate-box" }, rating, anchors), questions,
-      ...comparison(place)));
-  fold(pre, text, name);
+    make("div", { class: "controls" }, make("div", { class: "rate-box" }, rating, anchors), ...beside, difference));
+  fold(pre, text, name, FOLD);
   card.addEventListener("click", () => activate(place, false));
   // Not at the press of a button: what moved under it would be released on something else.
   card.addEventListener("focusin", (event) => { if (event.target.matches(":focus-visible")) activate(place, false); });
@@ -75,10 +89,10 @@ function questionButton(place, question, key) {
 }
 
 // A long text shows its beginning; nothing is cut from it.
-function fold(pre, text, name) {
+function fold(pre, text, name, limit) {
   const lines = text.split("\n").length;
-  if (lines <= FOLD.lines && text.length <= FOLD.characters) return;
-  const size = lines > FOLD.lines ? `${lines} lines` : `${text.length.toLocaleString("en")} characters`;
+  if (lines <= limit.lines && text.length <= limit.characters) return;
+  const size = lines > limit.lines ? `${lines} lines` : `${text.length.toLocaleString("en")} characters`;
   const button = make("button", { type: "button", class: "link unfold", "aria-expanded": "false" });
   const show = (whole) => {
     pre.classList.toggle("folded", !whole);
@@ -165,26 +179,34 @@ function nextTied() {
 function receive(reply) {
   const { done, open, skipped } = reply.progress;
   const total = done + open + skipped;
+  const before = page.dataset.state;
   clearTimeout(lookTimer);
   drawBar(reply, total);
+  if (task) rememberInstructions();
   task = reply.task;
   page.dataset.state = task ? "task" : "end";
   $(".task").hidden = !task;
   $(".end").hidden = Boolean(task);
-  if (!task) return showEnd(reply);
+  if (!task) return showEnd(reply, before);
   active = 0;
   ratings = task.responses.map(() => null);
   tiers = [];
   answers = Object.fromEntries(task.questions.map(({ key }) => [key, task.responses.map(() => false)]));
-  const draft = laterDraft();
-  if (draft) ({ ratings, answers } = draft);
-  if (draft) tiers = draftTiers(draft);
+  const own = ownDraft();
+  const draft = laterDraft(own);
+  if (draft) {
+    ratings = draft.ratings;
+    task.questions.forEach(({ key }) => { answers[key] = draft.answers[key]; });
+    tiers = draftTiers(draft);
+  }
   $("textarea").value = draft?.note ?? task.draft?.note ?? "";
   showConfidence(draft?.confidence ?? null);
   toggleSkip(false);
   drawTask();
   $(".confirm").checked = Boolean(draft?.confirmed) && contradiction() !== null;
-  if (reply.progress.mine === 0 && !draft) toggle("instructions", true);
+  toggle("instructions", instructionsWanted || localStorage.getItem(INSTRUCTIONS_SEEN) !== instructionsTold());
+  if (draft && draft === own) keepDraft();  // what only this tab has
+  if (before !== "loading") $(".prompt h2").focus({ preventScroll: true });
   seconds = 0;
   shownAt = performance.now();
   window.scrollTo(0, 0);
@@ -192,12 +214,21 @@ function receive(reply) {
   say(`${begun}Task ${Math.min(total, done + skipped + 1)} of ${total}, ${task.responses.length} responses.`);
 }
 
+// Instructions open by themselves until a task was ended or they were closed: once for each version.
+const INSTRUCTIONS_SEEN = "labeling-instructions";
+let instructionsWanted = false;
+const instructionsTold = () => `${task.purpose} ${task.version}`;
+
+function rememberInstructions() {
+  localStorage.setItem(INSTRUCTIONS_SEEN, instructionsTold());
+}
+
 function drawBar(reply, total) {
   const { done, open, skipped, mine } = reply.progress;
   $(".run").textContent = reply.run;
   $(".user").textContent = reply.user;
   $(".count").textContent = `${done} done, ${open} open` + (skipped ? `, ${skipped} skipped` : "");
-  $(".count").title = `${mine} of them by you`;
+  $(".yours").textContent = mine ? `${mine} by you` : "";
   $(".meter i").style.width = `${total ? (100 * (done + skipped)) / total : 0}%`;
   $(".meter").setAttribute("aria-valuemax", total);
   $(".meter").setAttribute("aria-valuenow", done + skipped);
@@ -205,7 +236,7 @@ function drawBar(reply, total) {
   $(".people").hidden = reply.role === "labeler";
 }
 
-function showEnd({ progress: { done, open, skipped, mine }, next_command }) {
+function showEnd({ progress: { done, open, skipped, mine }, next_command }, before) {
   toggle("instructions", false);
   const waiting = open > 0;
   $(".tick").textContent = waiting ? "…" : "✓";
@@ -219,7 +250,7 @@ function showEnd({ progress: { done, open, skipped, mine }, next_command }) {
   $(".next").hidden = waiting || !next_command;
   $(".command").textContent = next_command ?? "";
   $('[data-do="look"]').hidden = !waiting;
-  $(".end h2").focus();
+  if (before !== "end") $(".end h2").focus();  // not while one looks again: the focus may be elsewhere
   if (waiting) lookTimer = setTimeout(() => call("next_task", {}), 1000 * LOOK_AGAIN_SECONDS);
 }
 
@@ -239,6 +270,10 @@ function submit() {
 }
 
 function skip(reason) {
+  if (reason === OTHER_REASON && !$("textarea").value.trim()) {
+    $("textarea").focus();
+    return complain("Say why in the note, then choose it again.");
+  }
   call("skip_task", { lease: task.lease, reason, note: $("textarea").value || null });
 }
 

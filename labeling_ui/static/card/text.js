@@ -2,8 +2,9 @@
 
 const $ = (selector) => element.querySelector(selector);
 const $$ = (selector) => [...element.querySelectorAll(selector)];
-// Controls that could reorder or hide text: C0, C1 and the bidirectional overrides and isolates.
-const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/;
+// What could reorder or hide text: C0, C1, the bidirectional marks, overrides and isolates, characters
+// without width (but for those that join letters), separators of lines, and tags.
+const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/u;
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -15,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
 // Verbatim: the node's textContent equals `text`, and a control character neither acts nor hides.
 function setText(node, text) {
   node.replaceChildren();
-  for (const part of text.split(new RegExp(`(${CONTROL.source})`))) {
+  for (const part of text.split(new RegExp(`(${CONTROL.source})`, "u"))) {
     if (CONTROL.test(part)) {
       const code = "U+" + part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
       node.append(make("bdi", { class: "control", "data-code": code, title: code }, part));
