@@ -174,6 +174,7 @@ class Desk:
                 where,
             )
             session.add(rows.new_submission(row, task.id, labeler.id))
+            assignment.draft = None
             self._end(session, assignment)
         return row.submission_id
 
@@ -251,7 +252,6 @@ class Desk:
 
     def _end(self, session: Session, assignment: Assignment) -> None:
         assignment.ended_at = self._clock()
-        assignment.draft = None
         queries.count_ends(session, assignment.task_id)
 
     # --- taking it back ---------------------------------------------------------------------------
@@ -279,7 +279,8 @@ class Desk:
                 draft = rows.as_draft(submission, assignment.display_order)
                 session.delete(submission)
             elif skipped is not None:
-                draft = {"from": "skip", "reason": skipped.reason, "note": skipped.note}
+                begun = assignment.draft or {}
+                draft = {**begun, "from": "skip", "reason": skipped.reason, "note": skipped.note}
                 session.execute(delete(SkippedTask).where(SkippedTask.id == skipped.id))
             else:  # another call was quicker
                 return False

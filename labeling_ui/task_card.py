@@ -34,7 +34,8 @@ def task_card(place: Place, current_user: Callable[[Any], int | None]) -> gr.HTM
         return user
 
     def next_task(data: Any, request: gr.Request) -> Reply:
-        return _next_reply(place, caller(request))
+        user = caller(request)
+        return _answer(lambda: _next_reply(place, user))
 
     def save_draft(data: Any, request: gr.Request) -> Reply:
         user = caller(request)
@@ -69,8 +70,12 @@ def task_card(place: Place, current_user: Callable[[Any], int | None]) -> gr.HTM
 
     def undo(data: Any, request: gr.Request) -> Reply:
         user = caller(request)
-        place.desk.undo(user)
-        return _next_reply(place, user)
+
+        def take_back() -> Reply:
+            place.desk.undo(user)
+            return _next_reply(place, user)
+
+        return _answer(take_back)
 
     return gr.HTML(
         html_template=_static("card.html"),

@@ -110,7 +110,16 @@ def align_faults(text: str) -> Iterator[str]:
         if subcommand not in known:
             yield f"align has no command {subcommand}"
             continue
-        options = {o for p in known[subcommand].params for o in (*p.opts, *p.secondary_opts)}
+        command = known[subcommand]
+        below: dict[str, Any] = vars(command).get("commands", {})
+        if below and arguments:
+            subcommand = f"{subcommand} {arguments[0]}"
+            for name in arguments.pop(0).split("|"):
+                if name not in below:
+                    yield f"align {subcommand} has no command {name}"
+                    continue
+                command = below[name]
+        options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         for word in arguments:
             if word.startswith("--") and word not in {*options, "--help"}:
                 yield f"align {subcommand} has no option {word}"

@@ -462,11 +462,13 @@ def test_undo_of_a_skip_and_of_what_came_before(place: str) -> None:
     first = taken(desk, ann)
     end(desk, ann, first)
     second = taken(desk, ann)
+    desk.save_draft(ann, second.lease, "page", 1, {"ratings": [3, None, None], "note": "in"})
     desk.skip(ann, second.lease, "needs an expert", "in law")
     assert desk.undo(ann)
     task = taken(desk, ann)
     assert task.prompt_id == second.prompt_id
-    assert task.draft == {"from": "skip", "reason": "needs an expert", "note": "in law"}
+    skipped = {"from": "skip", "reason": "needs an expert", "note": "in law"}
+    assert task.draft == {"ratings": [3, None, None], **skipped}
     assert desk.undo(ann)
     assert taken(desk, ann).prompt_id == first.prompt_id
     assert not desk.undo(ann)
