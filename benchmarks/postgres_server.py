@@ -27,6 +27,7 @@ class PostgresServer:
 
     programs: Path
     folder: Path
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[Any] | None = None
 
     def url(self, database: str) -> str:
@@ -37,7 +38,14 @@ class PostgresServer:
         """Starts the server and waits until it answers."""
         command = [self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder]
         process = subprocess.Popen(
-            [*map(str, command), "-c", "listen_addresses=", "-c", "max_connections=200"],
+            [
+                *map(str, command),
+                "-c",
+                "listen_addresses=",
+                "-c",
+                "max_connections=200",
+                *self.options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             **_account(),
@@ -62,7 +70,10 @@ class PostgresServer:
 
     def create(self, database: str) -> str:
         """Makes an empty database; its URL."""
-        self._run("createdb", "-h", str(self.folder), "-U", ACCOUNT, database)
+        import psycopg  # an extra of the package
+
+        with psycopg.connect(host=str(self.folder), user=ACCOUNT, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{database}"')  # type: ignore[arg-type]
         return self.url(database)
 
     def _answers(self) -> bool:
@@ -91,10 +102,10 @@ def find_postgres() -> Path | None:
 
 
 @contextmanager
-def postgres_server(programs: Path) -> Generator[PostgresServer]:
-    """A running server; everything it wrote is removed in the end."""
+def postgres_server(programs: Path, *options: str) -> Generator[PostgresServer]:
+    """A running server, with ``options`` of its own; what it wrote is removed in the end."""
     folder = Path(tempfile.mkdtemp(prefix="align-pg-"))
-    server = PostgresServer(programs, folder)
+    server = PostgresServer(programs, folder, options)
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, ACCOUNT)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +18,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from labeling_ui import rows, throttle
+from labeling_ui.address import check_address
 from labeling_ui.passwords import (
     check_password,
     clean_name,
@@ -36,6 +38,8 @@ HOUR = 60 * 60.0
 LINK_SECONDS: dict[Purpose, float] = {"enter": HOUR, "invite": 7 * 24 * HOUR}
 SESSION_SECONDS = 14 * 24 * HOUR
 TOKEN_CHARACTERS = 200
+IMPORTED = "file: "  # what the names of imported labelers begin with
+_ADVISORY_LOCK = 0x6163636F756E74  # "account"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ class Accounts:
         self._store = store
         self._clock = clock
 
+    @contextmanager
+    def _changing(self) -> Generator[Session]:
+        """A transaction that changes accounts, one after the other in all processes.
+
+        Rows alone will not do as locks: there must remain an admin among all, and no second name.
+        """
+        with self._store.writing() as session:
+            if session.connection().dialect.name == "postgresql":
+                session.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+            yield session
+
     # --- accounts ---------------------------------------------------------------------------------
 
     def list(self) -> list[Account]:
@@ -78,8 +93,8 @@ class Accounts:
                 is no such role.
         """
         name, role = clean_name(name), _role(role)
-        with self._store.together(), self._store.writing() as session:
-            if _find(session, name) is not None:
+        with self._store.together(), self._changing() as session:
+            if _is_taken(session, name):
                 raise UserError(f"labeler {name}", "is there already.", "choose another name.")
             labeler = self._store.add_labeler(name, role=role)
             _note(session, by, "account added", name, role=role)
@@ -91,7 +106,7 @@ class Accounts:
         Raises:
             UserError: there is no such account, or it is disabled.
         """
-        with self._store.writing() as session:
+        with self._changing() as session:
             labeler = _existing(session, name)
             if labeler.disabled:
                 problem, fix = "is disabled.", "enable the account first."
@@ -107,7 +122,7 @@ class Accounts:
         Raises:
             UserError: there is no such account, or it is the last admin's.
         """
-        with self._store.writing() as session:
+        with self._changing() as session:
             labeler = _existing(session, name)
             _keep_an_admin(session, labeler)
             _lock_out(session, labeler)
@@ -120,7 +135,7 @@ class Accounts:
         Raises:
             UserError: there is no such account.
         """
-        with self._store.writing() as session:
+        with self._changing() as session:
             labeler = _existing(session, name)
             labeler.disabled = False
             _note(session, by, "account enabled", labeler.name)
@@ -132,7 +147,7 @@ class Accounts:
             UserError: there is no such account or role, or it is the last admin's.
         """
         role = _role(role)
-        with self._store.writing() as session:
+        with self._changing() as session:
             labeler = _existing(session, name)
             if role != "admin":
                 _keep_an_admin(session, labeler)
@@ -162,7 +177,7 @@ class Accounts:
 
     def enter(self, token: str) -> str | None:
         """A new session by a link to enter; None if the link is unknown, used or old."""
-        with self._store.writing() as session:
+        with self._changing() as session:
             labeler = self._use_link(session, token, "enter")
             return None if labeler is None else self._new_session(session, labeler)
 
@@ -184,7 +199,7 @@ class Accounts:
             return None
         check_password(password, name)
         hashed = hash_password(password)  # before the transaction, which others would wait for
-        with self._store.writing() as session:
+        with self._changing() as session:
             labeler = self._use_link(session, token, "invite")
             if labeler is None:
                 return None
@@ -194,8 +209,7 @@ class Accounts:
             return self._new_session(session, labeler)
 
     def _use_link(self, session: Session, token: str, purpose: Purpose) -> Labeler | None:
-        query = select(SignInLink).where(SignInLink.token_sha256 == _sha256(token))
-        link = session.scalar(query.with_for_update())
+        link = session.get(SignInLink, _sha256(token))
         labeler = self._good(session, link, purpose)
         if link is not None and labeler is not None:
             link.used_at = self._clock()
@@ -272,24 +286,50 @@ class Accounts:
             session.execute(delete(SignInSession).where(SignInSession.sid_sha256 == _sha256(sid)))
 
 
+def invitations_at(url: str) -> Callable[[str], str]:
+    """What makes the link of an invitation's token, for people who come by the address ``url``.
+
+    Raises:
+        UserError: it is no address.
+    """
+    address = check_address(url)
+    return lambda token: f"{address}/invite?token={token}"
+
+
 # --- rows ---------------------------------------------------------------------------------------
 
 
 def _is_person() -> ColumnElement[bool]:
-    return Labeler.active & ~Labeler.scripted & ~Labeler.name.startswith("file: ", autoescape=True)
+    imported = func.lower(Labeler.name).startswith(IMPORTED, autoescape=True)
+    return Labeler.active & ~Labeler.scripted & ~imported
+
+
+def _is_imported(name: str) -> bool:
+    return folded(name).startswith(IMPORTED)
 
 
 def _may_enter(labeler: Labeler) -> bool:
-    return labeler.active and not labeler.disabled and not labeler.scripted
+    person = not labeler.scripted and not _is_imported(labeler.name)
+    return person and labeler.active and not labeler.disabled
 
 
 def _find(session: Session, name: str) -> Labeler | None:
-    """The person of a name, whatever the case of its letters."""
-    exact = session.scalar(select(Labeler).where(_is_person(), Labeler.name == name))
-    if exact is not None:
-        return exact
-    people = session.scalars(select(Labeler).where(_is_person()))
-    return next((one for one in people if folded(one.name) == folded(name)), None)
+    """The person of a name, whatever the case of its letters.
+
+    All names are read, so that one which is there takes as long as one that is not.
+    """
+    people = session.execute(select(Labeler.id, Labeler.name).where(_is_person())).all()
+    alike = [person for person in people if folded(person.name) == folded(name)]
+    if not alike:
+        return None
+    best = next((person for person in alike if person.name == name), alike[0])
+    return session.get(Labeler, best.id)
+
+
+def _is_taken(session: Session, name: str) -> bool:
+    """Scripts and files have names of their own, which are no person's."""
+    names = session.scalars(select(Labeler.name))
+    return _is_imported(name) or folded(name) in map(folded, names)
 
 
 def _find_whatever(session: Session, name: str) -> Labeler | None:

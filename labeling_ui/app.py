@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import gradio as gr
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Form
 from fastapi.requests import Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from labeling_ui import pages
-from labeling_ui.accounts import Accounts
+from labeling_ui.accounts import Accounts, Role, invitations_at
 from labeling_ui.desk import Place
 from labeling_ui.shield import Shield
 from labeling_ui.sign_in import SignIn
@@ -22,6 +23,7 @@ from labeling_ui.throttle import Throttled
 from pipeline.errors import UserError
 
 Field = Annotated[str, Form()]
+SIGN_INS_AT_ONCE = 4  # the others wait, and take no thread from who is labeling
 
 
 def create_app(place: Place, sign_in: SignIn, port: int, public_url: str | None = None) -> Any:
@@ -32,8 +34,10 @@ def create_app(place: Place, sign_in: SignIn, port: int, public_url: str | None 
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _add_plain_routes(app)
-    _add_sign_in_routes(app, sign_in)
-    _add_people_routes(app, sign_in)
+    few = CapacityLimiter(SIGN_INS_AT_ONCE)
+    _add_sign_in_routes(app, sign_in, few)
+    _add_link_routes(app, sign_in, few)
+    _add_people_routes(app, sign_in, public_url)
     _mount_task_card(app, place, sign_in, port)
     return Shield(app, port, sign_in.current_user, public_url)
 
@@ -56,15 +60,8 @@ def _add_plain_routes(app: FastAPI) -> None:
         return RedirectResponse("/label/", 303)
 
 
-def _add_sign_in_routes(app: FastAPI, sign_in: SignIn) -> None:
+def _add_sign_in_routes(app: FastAPI, sign_in: SignIn, few: CapacityLimiter) -> None:
     accounts = sign_in.accounts
-
-    def entered(request: Request, sid: str | None) -> Response:
-        if sid is None:
-            if sign_in.current_user(request) is not None:  # the same link once more
-                return HTMLResponse(pages.entering())
-            return HTMLResponse(pages.link_refused(), 403)
-        return sign_in.let_in(request, HTMLResponse(pages.entering()), sid)
 
     @app.get("/sign-in")
     def sign_in_page(request: Request) -> Response:
@@ -72,8 +69,7 @@ def _add_sign_in_routes(app: FastAPI, sign_in: SignIn) -> None:
             return RedirectResponse("/label/", 303)
         return HTMLResponse(pages.sign_in())
 
-    @app.post("/sign-in")
-    def sign_in_form(request: Request, name: Field = "", password: Field = "") -> Response:
+    def sign_in_by(request: Request, name: str, password: str) -> Response:
         address = request.client.host if request.client else ""
         try:
             sid = accounts.sign_in(name, password, address)
@@ -85,13 +81,36 @@ def _add_sign_in_routes(app: FastAPI, sign_in: SignIn) -> None:
             return HTMLResponse(pages.sign_in(name, problem), 401)
         return sign_in.let_in(request, RedirectResponse("/label/", 303), sid)
 
+    @app.post("/sign-in")
+    async def sign_in_form(request: Request, name: Field = "", password: Field = "") -> Response:
+        return await to_thread.run_sync(sign_in_by, request, name, password, limiter=few)
+
     @app.post("/sign-out")
     def sign_out(request: Request) -> Response:
         return sign_in.let_out(request, RedirectResponse("/sign-in", 303))
 
+
+def _add_link_routes(app: FastAPI, sign_in: SignIn, few: CapacityLimiter) -> None:
+    accounts = sign_in.accounts
+
+    def entered(request: Request, sid: str | None) -> Response:
+        if sid is None:
+            if sign_in.current_user(request) is not None:  # the same link once more
+                return HTMLResponse(pages.entering())
+            return HTMLResponse(pages.link_refused(), 403)
+        return sign_in.let_in(request, HTMLResponse(pages.entering()), sid)
+
+    def choose(request: Request, token: str, password: str) -> Response:
+        try:
+            return entered(request, accounts.choose_password(token, password))
+        except UserError as error:
+            name = accounts.invited(token) or ""
+            problem = f"{error.problem} Please {error.fix}"
+            return HTMLResponse(pages.invite(token, name, problem), 422)
+
     @app.get("/enter")
     def enter(request: Request, token: str = "") -> Response:
-        if request.headers.get("sec-fetch-site") == "cross-site":
+        if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return HTMLResponse(pages.confirm_enter(token))
         return entered(request, accounts.enter(token))
 
@@ -107,22 +126,21 @@ def _add_sign_in_routes(app: FastAPI, sign_in: SignIn) -> None:
         return HTMLResponse(pages.invite(token, name))
 
     @app.post("/invite")
-    def invite_form(request: Request, token: Field = "", password: Field = "") -> Response:
-        try:
-            return entered(request, accounts.choose_password(token, password))
-        except UserError as error:
-            name = accounts.invited(token) or ""
-            problem = f"{error.problem} Please {error.fix}"
-            return HTMLResponse(pages.invite(token, name, problem), 422)
+    async def invite_form(request: Request, token: Field = "", password: Field = "") -> Response:
+        return await to_thread.run_sync(choose, request, token, password, limiter=few)
 
 
-def _add_people_routes(app: FastAPI, sign_in: SignIn) -> None:
+def _add_people_routes(app: FastAPI, sign_in: SignIn, public_url: str | None) -> None:
     accounts = sign_in.accounts
+
+    def caller(request: Request, *roles: Role) -> Labeler | None:
+        labeler = sign_in.labeler(request)
+        return labeler if labeler is not None and labeler.role in roles else None
 
     @app.get("/people")
     def people(request: Request) -> Response:
-        labeler = sign_in.labeler(request)
-        if labeler is None or labeler.role == "labeler":
+        labeler = caller(request, "lead", "admin")
+        if labeler is None:
             return HTMLResponse(pages.forbidden(), 403)
         return HTMLResponse(pages.people(accounts.list(), labeler.role == "admin"))
 
@@ -130,16 +148,17 @@ def _add_people_routes(app: FastAPI, sign_in: SignIn) -> None:
     def change(
         request: Request, action: Field = "", name: Field = "", role: Field = "labeler"
     ) -> Response:
-        admin = sign_in.labeler(request)
-        if admin is None or admin.role != "admin":
+        admin = caller(request, "admin")
+        if admin is None:
             return HTMLResponse(pages.forbidden(), 403)
         try:
             token = _change(accounts, admin, action, name, role)
         except UserError as error:
             problem = f"{error.where}: {error.problem} Please {error.fix}"
             return HTMLResponse(pages.people(accounts.list(), True, None, problem), 422)
-        url = f"{request.base_url}invite?token={token}"
-        link = None if token is None else (name.strip(), url)
+        # A proxy comes by http, even where people come by https.
+        link_of = invitations_at(public_url or str(request.base_url))
+        link = None if token is None else (name.strip(), link_of(token))
         return HTMLResponse(pages.people(accounts.list(), True, link))
 
 

@@ -251,7 +251,11 @@ class Desk:
         return None
 
     def _end(self, session: Session, assignment: Assignment) -> None:
-        assignment.ended_at = self._clock()
+        # Later than what they ended before, whatever the clock says: the last is what undo takes.
+        before = self._last(session, assignment.labeler_id)
+        latest = None if before is None else before.ended_at
+        now = self._clock()
+        assignment.ended_at = now if latest is None else max(now, latest + 1e-3)
         queries.count_ends(session, assignment.task_id)
 
     # --- taking it back ---------------------------------------------------------------------------

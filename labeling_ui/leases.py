@@ -41,6 +41,8 @@ def begun(session: Session, labeler: Labeler, now: float) -> Assignment | None:
         .order_by(Assignment.leased_at.desc(), Assignment.id.desc())
     )
     for assignment in session.scalars(query).all():
+        if not has_room(session, assignment.task, labeler, now):
+            continue  # not even locked: two who wait for each other's tasks would never end
         task = queries.lock(session, assignment.task_id)
         session.refresh(assignment)
         unended = assignment.ended_at is None
@@ -53,8 +55,10 @@ def new(session: Session, labeler: Labeler, now: float) -> Assignment | None:
     """A task that this labeler has not had, of the highest priority, the first of its kind."""
     values = {"labeler_id": labeler.id, "now": now}
     while True:
-        # PostgreSQL passes over what others are about to take.
-        found = session.scalar(_next_query(labeler.scripted), values)
+        # PostgreSQL passes over what others are about to take, and waits for it where that is all.
+        found = session.scalar(_next_query(labeler.scripted, waiting=False), values)
+        if found is None:
+            found = session.scalar(_next_query(labeler.scripted, waiting=True), values)
         if found is None:
             return None
         task = queries.lock(session, found)
@@ -69,13 +73,13 @@ def has_room(session: Session, task: tables.Task, labeler: Labeler, now: float) 
 
 
 @cache
-def _next_query(scripted: bool) -> Select[int]:
+def _next_query(scripted: bool, waiting: bool) -> Select[int]:
     task, room = tables.Task, queries.has_room(people_only=not scripted)
     query = select(task.id).where(task.active, queries.unseen(), room)
     if not scripted:  # says nothing new, but spares counting on tasks long done
         query = query.where(task.shared | ~queries.is_complete())
     query = query.order_by(task.priority.desc(), task.position, task.id).limit(1)
-    return query.with_for_update(of=task, skip_locked=True)
+    return query.with_for_update(of=task, skip_locked=not waiting)
 
 
 @cache

@@ -16,7 +16,7 @@ PASSWORD_CHARACTERS = (10, 200)
 HASHES_AT_ONCE = 2  # each takes 64 MB
 
 _HASHER = PasswordHasher()
-_HASHING = threading.BoundedSemaphore(HASHES_AT_ONCE)
+HASHING = threading.BoundedSemaphore(HASHES_AT_ONCE)
 # What is compared where an account has no password: its name costs as much time as any other.
 _NOBODYS_HASH = _HASHER.hash(secrets.token_hex())
 
@@ -33,7 +33,8 @@ def clean_name(name: str) -> str:
     if len(cleaned) > NAME_CHARACTERS:
         problem = f"has a name of more than {NAME_CHARACTERS} characters."
         raise UserError("labeler", problem, "shorten it.")
-    if any(unicodedata.category(character)[0] == "C" for character in cleaned):
+    categories = {unicodedata.category(character) for character in cleaned}
+    if any(category[0] == "C" or category in ("Zl", "Zp") for category in categories):
         problem = f"has a name with invisible characters ({cleaned!r})."
         raise UserError("labeler", problem, "leave them out.")
     return cleaned
@@ -72,14 +73,14 @@ def _encoded(password: str) -> bytes | None:
 
 def hash_password(password: str) -> str:
     """Its Argon2 hash."""
-    with _HASHING:
+    with HASHING:
         return _HASHER.hash(_encoded(password) or b"")
 
 
 def verify_password(stored: str | None, password: str) -> bool:
     """Whether a password has this hash; takes as long where there is none."""
     encoded = _encoded(password) if len(password) <= PASSWORD_CHARACTERS[1] else None
-    with _HASHING:
+    with HASHING:
         try:
             right = _HASHER.verify(stored or _NOBODYS_HASH, encoded or b"")
             return right and encoded is not None and stored is not None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from anyio import to_thread
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labeling_ui.address import check_address
 
 MAX_BODY_BYTES = 64 * 1024
 METHODS = frozenset({"GET", "HEAD", "POST"})
@@ -69,9 +70,11 @@ class Shield:
         self._origins = {f"http://{host}" for host in self._hosts}
         self._https = False
         if public_url is not None:
-            self._hosts.add(urlsplit(public_url).netloc)
-            self._origins.add(public_url)
-            self._https = public_url.startswith("https:")
+            address = check_address(public_url)
+            scheme, _, host = address.partition("://")
+            self._hosts.add(host)
+            self._origins.add(address)
+            self._https = scheme == "https"
         self._current_user = current_user
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +90,7 @@ class Shield:
         if refusal is None and scope["method"] not in ("GET", "HEAD"):
             read = await _read_body(receive)
             if read is None:
-                refusal = JSONResponse({"detail": "The request is too large."}, 413)
+                refusal = JSONResponse({"detail": "The request is too large or broken off."}, 413)
             else:
                 body = read
         if refusal is not None:
@@ -105,7 +108,7 @@ class Shield:
         if path in OPEN_PATHS and method in METHODS:
             return None
         if await to_thread.run_sync(self._current_user, request) is None:
-            if "text/html" in headers.get("accept", "") and method == "GET":
+            if "text/html" in headers.get("accept", "") and method in ("GET", "POST"):
                 return RedirectResponse("/sign-in", 303)
             return JSONResponse({"detail": "Not signed in."}, 401)
         if method not in METHODS:
@@ -126,14 +129,14 @@ class Shield:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """The whole body, or None when it is longer than the limit."""
+    """The whole body; None when it is longer than the limit, or broke off: half a form is none."""
     body = b""
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > MAX_BODY_BYTES or message["type"] == "http.disconnect":
             return None
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+        if not message.get("more_body", False):
             return body
 
 

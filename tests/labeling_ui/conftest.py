@@ -63,7 +63,8 @@ def postgres() -> Generator[PostgresServer]:
         if os.environ.get("ALIGN_REQUIRE_POSTGRES"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with postgres_server(programs) as server:
+    # What the system holds survives the server: only a machine that fails would lose it.
+    with postgres_server(programs, "-c", "fsync=off") as server:
         yield server
 
 

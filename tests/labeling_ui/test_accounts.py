@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 
 PASSWORD = "correct horse battery"
 HERE = "127.0.0.1"
+ODD_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 @dataclass
@@ -167,7 +168,9 @@ def test_any_visible_name_will_do(accounts: Accounts, name: str) -> None:
     assert [account.name for account in accounts.list()] == [name]
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\0b", "\u202eann", "x" * 101, "a\ud83d"])
+@pytest.mark.parametrize(
+    "name", ["", "  ", "a\nb", "a\0b", "a\u2028b", "\u202eann", "x" * 101, "a\ud83d"]
+)
 def test_names_that_cannot_be_seen_are_refused(accounts: Accounts, name: str) -> None:
     with pytest.raises(UserError, match="name"):
         accounts.add(name)
@@ -182,6 +185,22 @@ def test_one_name_in_two_spellings_is_one_account(accounts: Accounts) -> None:
             accounts.add(other)
     assert folded("Zoe\u0308") == folded("ZOË")
     assert clean_name(" Zoe\u0308 ") == "Zoë"
+
+
+@given(name=st.text(max_size=120))
+def test_a_name_is_kept_composed_and_trimmed_or_refused(name: str) -> None:
+    try:
+        kept = clean_name(name)
+    except UserError:
+        composed = unicodedata.normalize("NFC", name).strip()
+        odd = any(unicodedata.category(c) in ODD_CATEGORIES for c in composed)
+        assert odd or not 1 <= len(composed) <= 100
+        return
+    assert kept == unicodedata.normalize("NFC", name).strip()
+    assert not any(unicodedata.category(c) in ODD_CATEGORIES for c in kept)
+    assert clean_name(f" {kept}\n") == kept
+    decomposed = unicodedata.normalize("NFD", kept)
+    assert folded(decomposed) == folded(kept)
 
 
 def test_an_admin_always_remains(accounts: Accounts) -> None:
@@ -204,12 +223,15 @@ def test_scripts_and_imported_labelers_never_come_in(place: str) -> None:
     store = open_store(place)
     accounts = Accounts(store)
     robot = store.add_labeler("robot", scripted=True).id
-    store.add_labeler("file: labeler-1")
+    imported = store.add_labeler("file: labeler-1").id
     assert accounts.list() == []
-    assert accounts.enter(accounts.new_link(robot)) is None
-    for name in ("robot", "file: labeler-1"):
+    for labeler in (robot, imported):
+        assert accounts.enter(accounts.new_link(labeler)) is None
+    for name in ("robot", "ROBOT", "file: labeler-1", "File: labeler-1", "file: labeler-2"):
         with pytest.raises(UserError, match="unknown"):
             accounts.reset(name)
+        with pytest.raises(UserError, match="is there already"):
+            accounts.add(name)
 
 
 def test_what_is_done_to_accounts_is_noted(place: str) -> None:

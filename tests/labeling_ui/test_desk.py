@@ -475,11 +475,22 @@ def test_undo_of_a_skip_and_of_what_came_before(place: str) -> None:
     assert store.progress() == Progress(0, 2, 0)
 
 
+def test_undo_takes_the_last_even_where_the_clock_went_back(place: str) -> None:
+    store, clock = filled(place, count=2), Clock()
+    desk, (ann,) = Desk(store, 100.0, clock), people(store, "ann")
+    end(desk, ann, taken(desk, ann))
+    clock.now -= 500
+    second = taken(desk, ann)
+    end(desk, ann, second)
+    assert desk.undo(ann)
+    assert taken(desk, ann).prompt_id == second.prompt_id
+
+
 # --- whatever happens ---------------------------------------------------------------------------
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
