@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import webbrowser
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+from labeling_ui.address import check_address
 from labeling_ui.desk import Desk, Place
 from labeling_ui.store import Progress, open_store
 from labeling_ui.tasks import add_tasks
@@ -54,9 +54,8 @@ def serve(
     if problem is not None:
         fix = "rebuild it with align run CONFIG --from sample."
         raise UserError(samples.parent, f"is corrupt: {problem}.", fix)
-    if public_url is not None and not re.fullmatch(r"https?://[\w.-]+(:\d+)?", public_url):
-        problem = f"is no address, got {public_url!r}."
-        raise UserError("--url", problem, "write it as https://labels.example.org.")
+    if public_url is not None:
+        public_url = check_address(public_url)
     command = next_command or f"align run {run_folder / 'config.json'}"
     asked = config.label.questions if questions is None else questions
     if asked is None:
