@@ -46,6 +46,12 @@ class LabelSection(Section):
     of all: so is it known how well labelers agree. A task is kept for the labeler who has it for
     ``lease_minutes`` after they were last heard of.
 
+    ``gold``: a file below ``data_root`` of tasks whose answer is known, rows as in
+    ``rankings.jsonl`` with their reasons as ``note``. Its first ``practice_tasks`` are what every
+    labeler begins with: they are told how their judgment compares, and go on when they have ordered
+    at least ``pass_mark`` of the pairs alike. The others are mixed unannounced with their tasks,
+    ``gold_fraction`` as many.
+
     ``instructions``: if not given, those for the ``purpose``. Labels to train on put helpfulness
     first, those of a final evaluation truth and harmlessness, as InstructGPT's did.
     """
@@ -61,6 +67,10 @@ class LabelSection(Section):
     overlap: Positive = 1
     shared_fraction: Annotated[float, Field(ge=0, le=1)] = 0.15
     lease_minutes: PositiveFloat = 30.0
+    gold: str | None = None
+    practice_tasks: Annotated[int, Field(ge=0)] = 3
+    gold_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    pass_mark: Annotated[float, Field(gt=0, le=1)] = 0.7
 
     @property
     def instructions_told(self) -> str:

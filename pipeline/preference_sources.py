@@ -51,6 +51,16 @@ class RankedText(NamedTuple):
     rank: int
 
 
+class RankedRow(NamedTuple):
+    """What a row says, once what cannot be used is left out: two responses at least."""
+
+    where: str
+    prompt: str
+    responses: list[RankedText]
+    labeler: str
+    group: str
+
+
 def read_preferences(source: PreferenceSource, data_root: Path) -> PreferenceSet:
     """The comparisons of a source, in the order in which their prompts first appear.
 
@@ -68,14 +78,32 @@ def read_preferences(source: PreferenceSource, data_root: Path) -> PreferenceSet
     rows = 0
     for where, columns in _entries(source, place, revision):
         rows += 1
-        one = _comparisons_of_row(source, columns, where, left_out)
-        if one is not None:
+        row = _ranked_row(source, columns, where, left_out)
+        if row is not None:
+            responses = [response_of(row.prompt, text) for text, _ in row.responses]
+            ranks = [rank for _, rank in row.responses]
+            one = comparisons_of(row.prompt, responses, ranks, row.labeler, group=row.group)
             comparisons.append(one)
     if not comparisons:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         problem = f"has no preferences ({reasons or 'no rows'})."
         raise UserError(place or f"dataset {source.dataset}", problem, "supply at least one row.")
     return PreferenceSet(pool_comparisons(comparisons), rows, dict(left_out), revision)
+
+
+def iter_ranked(
+    source: PreferenceSource, data_root: Path, left_out: Counter[str]
+) -> Iterator[RankedRow]:
+    """The usable rows of a source, one at a time; what is left out is added to ``left_out``.
+
+    Raises:
+        UserError: as ``read_preferences``, but a source without rows is none.
+    """
+    place, revision = locate(source, data_root)
+    for where, columns in _entries(source, place, revision):
+        row = _ranked_row(source, columns, where, left_out)
+        if row is not None:
+            yield row
 
 
 def _entries(source: PreferenceSource, place: Path | None, revision: str | None) -> Iterator[Entry]:
@@ -89,9 +117,9 @@ def _entries(source: PreferenceSource, place: Path | None, revision: str | None)
     return file_entries(place, [*source.prompt_columns, *filter(None, named)])
 
 
-def _comparisons_of_row(
+def _ranked_row(
     source: PreferenceSource, columns: dict[str, Any], where: str, left_out: Counter[str]
-) -> PromptComparisons | None:
+) -> RankedRow | None:
     """What a row says, or None; what is left out of it is added to ``left_out``."""
     prompt = _prompt(source, columns, where)
     ranked = _ranked_texts(source, columns, where)
@@ -115,8 +143,7 @@ def _comparisons_of_row(
     if len(kept) < 2:
         left_out[TOO_FEW] += 1
         return None
-    responses = [_response(prompt, text) for text, _ in kept]
-    return comparisons_of(prompt, responses, [rank for _, rank in kept], labeler, group=group)
+    return RankedRow(where, prompt, kept, labeler, group)
 
 
 def _distinct(ranked: Sequence[RankedText], left_out: Counter[str]) -> list[RankedText]:
@@ -134,7 +161,8 @@ def _distinct(ranked: Sequence[RankedText], left_out: Counter[str]) -> list[Rank
     return distinct
 
 
-def _response(prompt: str, text: str) -> RankedResponse:
+def response_of(prompt: str, text: str) -> RankedResponse:
+    """A text as the response of no policy of ours: its id is the same wherever it stands."""
     digest = hashlib.sha256(f"{prompt}\0{text}".encode()).hexdigest()
     return RankedResponse(response_id="x" + digest[:16], text=text, policy=EXTERNAL)
 

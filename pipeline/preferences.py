@@ -272,11 +272,25 @@ def clustered_wilson_interval(clusters: Sequence[tuple[int, int]]) -> tuple[floa
     count = len(clusters)
     if count < 2:
         return None
-    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
-
     total = sum(trials for _, trials in clusters)
     share = sum(successes for successes, _ in clusters) / total
     squares = sum((yes - share * trials) ** 2 for yes, trials in clusters)
+    return wilson_of_clusters(share, squares, total, count)
+
+
+def wilson_of_clusters(
+    share: float, squares: float, total: float, count: int
+) -> tuple[float, float]:
+    """The interval of ``clustered_wilson_interval`` from what it needs of the clusters.
+
+    Args:
+        share: successes over trials.
+        squares: Σ (successes − share · trials)² over clusters.
+        total: trials.
+        count: clusters, two at least.
+    """
+    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
+
     variance = squares * count / (count - 1) / total**2
     independent = float(count - 1)
     if 0 < share < 1:

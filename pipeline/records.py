@@ -27,6 +27,7 @@ Split = Literal["label", "ppo", "heldout"]
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]  # something to read
 Rating = Annotated[int, Field(ge=1, le=7)]
 Answer = bool | None
+DemonstrationKind = Literal["given", "plain", "few-shot", "user-based"]
 
 RowT = TypeVar("RowT", bound="Row")
 
@@ -45,11 +46,19 @@ class Document(Row):
 
 
 class Demonstration(Row):
-    """A prompt with the response that the model should have given."""
+    """A prompt with the response that the model should have given.
+
+    ``labeler`` is a pseudonym. ``kind``: the prompt was ``given``, or is the labeler's own.
+    ``edited_from``: the response_id of the sampled response that it was begun with.
+    """
 
     prompt: Text
     response: Text
     labeler: str | None = None
+    demonstration_id: Text | None = None
+    kind: DemonstrationKind | None = None
+    edited_from: Text | None = None
+    created_at: str | None = None
 
 
 class CopyProbe(Row):
@@ -178,7 +187,7 @@ class Ranking(Row):
 
 
 class Skip(Row):
-    """A task that a labeler would not judge, and why."""
+    """A task that a labeler would not judge, and why; ``responses`` say which task it was."""
 
     submission_id: Text
     prompt_id: Text
@@ -187,6 +196,16 @@ class Skip(Row):
     reason: Text
     note: str | None = None
     created_at: str | None = None
+    responses: list[RankedResponse] | None = None
+
+
+class Guideline(Row):
+    """What labelers were told and asked; ``version`` is what their rankings carry."""
+
+    version: Text
+    purpose: Literal["training", "evaluation"]
+    instructions: str
+    questions: dict[str, str]
 
 
 def contradiction(ratings: list[int], ranks: list[int]) -> tuple[int, int] | None:
@@ -284,10 +303,16 @@ def read_rows(path: str | Path, model: type[RowT]) -> list[RowT]:
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> int:
     """The number of rows written, one compact JSON object a line; flushed to the disk."""
+    return write_dicts(path, (row.model_dump(exclude_none=True) for row in rows))
+
+
+def write_dicts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """The number of objects written, one a line as ``write_rows`` does; flushed to the disk."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     count = 0
     with Path(path).open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n")
+            file.write(encode(row) + "\n")
             count += 1
         file.flush()
         os.fsync(file.fileno())
