@@ -14,12 +14,14 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Redirect
 
 from labeling_ui import pages
 from labeling_ui.accounts import Accounts, Role, invitations_at
+from labeling_ui.dashboard import add_dashboard_routes
 from labeling_ui.desk import Place
 from labeling_ui.shield import Shield
 from labeling_ui.sign_in import SignIn
 from labeling_ui.tables import Labeler
 from labeling_ui.task_card import STATIC, task_card
 from labeling_ui.throttle import Throttled
+from labeling_ui.write_page import add_write_routes
 from pipeline.errors import UserError
 
 Field = Annotated[str, Form()]
@@ -38,6 +40,8 @@ def create_app(place: Place, sign_in: SignIn, port: int, public_url: str | None 
     _add_sign_in_routes(app, sign_in, few)
     _add_link_routes(app, sign_in, few)
     _add_people_routes(app, sign_in, public_url)
+    add_write_routes(app, place, sign_in)
+    add_dashboard_routes(app, place, sign_in)
     _mount_task_card(app, place, sign_in, port)
     return Shield(app, port, sign_in.current_user, public_url)
 

@@ -29,7 +29,7 @@ from pipeline.errors import UserError
 
 LOCK_WAIT_SECONDS = 30
 CONNECT_SECONDS = 10
-REVISION = "0001"  # the newest step in migrations/versions
+REVISION = "0002"  # the newest step in migrations/versions
 VERSION_TABLE = "label_store_version"  # also what tells a label database from any other
 _OLD_MARK = "store_info"  # of label databases from before there were migrations
 _ADVISORY_LOCK = 0x616C69676E  # "align": one process at a time prepares a PostgreSQL database

@@ -12,15 +12,15 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from labeling_ui import leases, queries, rows, tables
+from labeling_ui import known_tasks, leases, queries, rows, tables
+from labeling_ui.known_tasks import Feedback
 from labeling_ui.rows import Task
-from labeling_ui.store import Store
+from labeling_ui.store import Progress, Store
 from labeling_ui.tables import Assignment, Event, Labeler, SkippedTask, Submission
 from pipeline.errors import UserError
 from pipeline.records import Answer, Ranking, parse_row
@@ -30,6 +30,8 @@ NOTE_CHARACTERS = 5_000
 REASON_CHARACTERS = 200
 DRAFT_CHARACTERS = 32 * 1024
 PAGE_CHARACTERS = 64
+MANY_TASKS = 5_000  # of so many it takes milliseconds to count what is done
+PROGRESS_SECONDS = 1.0
 MAX_SECONDS = 7 * 24 * 60 * 60.0
 CONFIDENCES = ("low", "medium", "high")
 
@@ -45,6 +47,8 @@ class Desk:
         store: where tasks and judgments are.
         lease_seconds: how long a task is kept for a labeler of whom nothing is heard.
         clock: seconds since the epoch.
+        gold_fraction: gold tasks as a share of the tasks that a labeler has ended.
+        pass_mark: the share of pairs to be ordered as is known for the practice to be passed.
     """
 
     def __init__(
@@ -52,9 +56,13 @@ class Desk:
         store: Store,
         lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.time,
+        gold_fraction: float = 0.0,
+        pass_mark: float = 0.0,
     ) -> None:
         self._store = store
-        self._lease_seconds = lease_seconds
+        self._gold_fraction = gold_fraction
+        self._pass_mark = pass_mark
+        self.lease_seconds = lease_seconds
         self._clock = clock
 
     # --- taking a task ----------------------------------------------------------------------------
@@ -62,13 +70,19 @@ class Desk:
     def next_task(self, labeler_id: int) -> Task | None:
         """The task this labeler should judge now, or None when nothing is there for them.
 
-        First what they have begun, the latest first, then the open task of the highest priority.
-        The same task comes again, in the same order, until it is submitted or skipped.
+        First what they have begun, the latest first; then the practice, until it is passed; then,
+        when its time has come, a gold task; then the open task of the highest priority. The same
+        task comes again, in the same order, until it is submitted or skipped.
         """
         with self._store.writing() as session:
             labeler = leases.labeler_at_work(session, labeler_id)
             now = self._clock()
-            assignment = leases.begun(session, labeler, now) or leases.new(session, labeler, now)
+            assignment = (
+                leases.begun(session, labeler, now)
+                or known_tasks.next_practice(session, labeler)
+                or known_tasks.next_gold(session, labeler, self._gold_fraction)
+                or leases.new(session, labeler, now)
+            )
             if assignment is None:
                 return None
             self._renew(assignment)
@@ -90,7 +104,7 @@ class Desk:
 
     def _renew(self, assignment: Assignment) -> None:
         assignment.leased_at = self._clock()
-        assignment.expires_at = assignment.leased_at + self._lease_seconds
+        assignment.expires_at = assignment.leased_at + self.lease_seconds
 
     # --- drafts -----------------------------------------------------------------------------------
 
@@ -182,10 +196,11 @@ class Desk:
         """The id of the skip, once it is on the disk; a second skip gets the first's id.
 
         Raises:
-            UserError: the reason is empty or too long, or the labeler has judged the task.
+            UserError: the reason is empty or too long, the labeler has judged the task, or it is
+                one of the practice.
             LeaseLost: the task is not the caller's, or has gone to somebody else.
         """
-        if not isinstance(reason, str) or not reason.strip():
+        if not isinstance(reason, str) or not reason.strip() or "\0" in reason:
             raise UserError("skip", "a skip needs a reason.", "say why.")
         with self._store.writing() as session:
             labeler, task, assignment = self._leased(session, labeler_id, lease)
@@ -193,6 +208,8 @@ class Desk:
             if earlier is not None:
                 return earlier
             where = f"task {task.prompt_id}"
+            if task.kind == "practice":
+                raise UserError(where, "belongs to the practice.", "judge it as well as you can.")
             skipped = SkippedTask(
                 id=rows.submission_id(task.identity, labeler.pseudonym),
                 task_id=task.id,
@@ -258,6 +275,21 @@ class Desk:
         assignment.ended_at = now if latest is None else max(now, latest + 1e-3)
         queries.count_ends(session, assignment.task_id)
 
+    def feedback(self, labeler_id: int, lease: str) -> Feedback | None:
+        """How the judgment just submitted compares with the known one; None outside the practice.
+
+        The last task of the practice ends it: passed, or to be done again.
+        """
+        with self._store.writing() as session:
+            labeler = leases.labeler_at_work(session, labeler_id)
+            query = select(Assignment).join(Assignment.task)
+            query = query.where(Assignment.lease == lease, Assignment.labeler_id == labeler_id)
+            assignment = session.scalar(query.where(tables.Task.kind == "practice"))
+            if assignment is None:
+                return None
+            task, mark = assignment.task, self._pass_mark
+            return known_tasks.feedback(session, labeler, task, assignment, mark)
+
     # --- taking it back ---------------------------------------------------------------------------
 
     def can_undo(self, labeler_id: int) -> bool:
@@ -306,20 +338,38 @@ class Desk:
                 Assignment.labeler_id == labeler_id,
                 Assignment.ended_at.is_not(None),
                 tables.Task.active,
+                tables.Task.kind != "practice",  # its answer was shown
             )
             .order_by(Assignment.ended_at.desc(), Assignment.id.desc())
         )
         return session.scalar(query.limit(1))
 
 
-@dataclass(frozen=True)
 class Place:
-    """Where people label: ``next_command`` is what to run when nothing is open any more."""
+    """Where people label.
 
-    store: Store
-    desk: Desk
-    run_name: str
-    next_command: str
+    Args:
+        store: the label database.
+        desk: of that store.
+        run_name: what the pages call the run.
+        next_command: what to run when nothing is open any more.
+    """
+
+    def __init__(self, store: Store, desk: Desk, run_name: str, next_command: str) -> None:
+        self.store = store
+        self.desk = desk
+        self.run_name = run_name
+        self.next_command = next_command
+        self._progress = Progress(0, 0, 0)
+        self._progress_until = 0.0
+
+    def progress(self) -> Progress:
+        """How far people are; of very many tasks as it was within the last second."""
+        if time.monotonic() >= self._progress_until:
+            self._progress = found = self.store.progress(people_only=True)
+            if found.done + found.open + found.skipped > MANY_TASKS:
+                self._progress_until = time.monotonic() + PROGRESS_SECONDS
+        return self._progress
 
 
 def _gone() -> LeaseLost:
@@ -331,7 +381,8 @@ def _gone() -> LeaseLost:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= PAGE_CHARACTERS and "\0" not in value
+    # What is not printable, such as half a character, no database could look up.
+    return isinstance(value, str) and 0 < len(value) <= PAGE_CHARACTERS and value.isprintable()
 
 
 def _check_draft(page: Any, seq: Any, draft: Any) -> None:

@@ -37,6 +37,7 @@ def begun(session: Session, labeler: Labeler, now: float) -> Assignment | None:
             Assignment.labeler_id == labeler.id,
             Assignment.ended_at.is_(None),
             tables.Task.active,
+            tables.Task.kind != "imported",
         )
         .order_by(Assignment.leased_at.desc(), Assignment.id.desc())
     )
@@ -75,7 +76,7 @@ def has_room(session: Session, task: tables.Task, labeler: Labeler, now: float) 
 @cache
 def _next_query(scripted: bool, waiting: bool) -> Select[int]:
     task, room = tables.Task, queries.has_room(people_only=not scripted)
-    query = select(task.id).where(task.active, queries.unseen(), room)
+    query = select(task.id).where(task.active, task.kind == "sampled", queries.unseen(), room)
     if not scripted:  # says nothing new, but spares counting on tasks long done
         query = query.where(task.shared | ~queries.is_complete())
     query = query.order_by(task.priority.desc(), task.position, task.id).limit(1)

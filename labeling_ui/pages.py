@@ -23,13 +23,38 @@ _PAGE = """<!doctype html>
 {head}
 <title>{title}</title>
 </head>
-<body><main class="{kind}"><h1>{title}</h1>{body}</main></body>
+<body>{bar}<main class="{kind}"><h1>{title}</h1>{body}</main></body>
 </html>
 """
+_PLACES = (("/label/", "Tasks"), ("/write", "Write"))
+_PLACES_OF_LEADS = (("/dashboard", "Dashboard"), ("/people", "People"))
 
 
-def _page(title: str, body: str, head: str = "", kind: str = "card") -> str:
-    return _PAGE.format(title=escape(title), body=body, head=head, kind=kind)
+def page(title: str, body: str, head: str = "", kind: str = "card", bar: str = "") -> str:
+    """A whole page; only ``title`` is escaped here.
+
+    Args:
+        kind: ``card`` is small and in the middle, ``wide`` for tables, ``full`` for more.
+        bar: what stands above it, as ``nav`` makes it.
+    """
+    return _PAGE.format(title=escape(title), body=body, head=head, kind=kind, bar=bar)
+
+
+def nav(role: str, here: str) -> str:
+    """The bar above the pages for who is signed in: where else to go, and the way out.
+
+    Args:
+        role: of the reader; only leads and admins are shown the way to what is theirs.
+        here: the path of this page, such as ``/people``.
+    """
+    places = _PLACES + (_PLACES_OF_LEADS if role in ("lead", "admin") else ())
+    current = ' aria-current="page"'
+    links = "".join(
+        f'<a href="{path}"{current if path == here else ""}>{name}</a>' for path, name in places
+    )
+    return f"""<header class="bar"><span class="brand" aria-hidden="true"></span>
+<nav aria-label="Pages">{links}</nav>
+<form method="post" action="/sign-out"><button>Sign out</button></form></header>"""
 
 
 def _alert(text: str | None) -> str:
@@ -39,7 +64,7 @@ def _alert(text: str | None) -> str:
 def sign_in(name: str = "", problem: str | None = None) -> str:
     """The form for name and password."""
     focus = ("", " autofocus") if name else (" autofocus", "")
-    return _page(
+    return page(
         "Sign in",
         f"""{_alert(problem)}
 <form method="post" action="/sign-in">
@@ -60,7 +85,7 @@ the terminal. It works once; for a new one, stop the command with Ctrl+C and sta
 def invite(token: str, name: str, problem: str | None = None) -> str:
     """The form in which who was invited chooses a password."""
     least, most = PASSWORD_CHARACTERS
-    return _page(
+    return page(
         f"Welcome, {name}",
         f"""{_alert(problem)}
 <form method="post" action="/invite">
@@ -78,7 +103,7 @@ are good.</p>
 
 def confirm_enter(token: str) -> str:
     """For a link that was followed from another site: going on is the reader's own choice."""
-    return _page(
+    return page(
         "Sign in by this link?",
         f"""<p>The link signs this browser in.</p>
 <form method="post" action="/enter"><input type="hidden" name="token" value="{escape(token)}">
@@ -88,7 +113,7 @@ def confirm_enter(token: str) -> str:
 
 def link_refused() -> str:
     """For a link that is used, old or wrong."""
-    return _page(
+    return page(
         "This link no longer works",
         "<p>A link signs in one browser, once. If <code>align label</code> printed it, stop the "
         "command in the terminal with Ctrl+C and start it again; if somebody gave it to you, ask "
@@ -102,7 +127,7 @@ def entering() -> str:
     The page goes on by itself: a redirect could follow a click on another site, and then the
     browser would not send the new cookie, which is for our own pages only.
     """
-    return _page(
+    return page(
         "You are signed in",
         '<p><a href="/label/">Go to the first task</a></p>',
         head='<meta http-equiv="refresh" content="0; url=/label/">',
@@ -111,10 +136,16 @@ def entering() -> str:
 
 def forbidden() -> str:
     """For who is signed in and has no business here."""
-    return _page(
+    return page(
         "Not for your account",
         '<p>This page is for leads and admins.</p><p><a href="/label/">Go to the tasks</a></p>',
     )
+
+
+def no_such_task(role: str) -> str:
+    """For the address of a task that is not there."""
+    body = '<p>It is not in this database.</p><p><a href="/dashboard">Go to the dashboard</a></p>'
+    return page("There is no such task", body, bar=nav(role, ""))
 
 
 # --- people -------------------------------------------------------------------------------------
@@ -141,13 +172,14 @@ def people(
     head += "<th>Change</th></tr>" if may_change else "</tr>"
     rows = "".join(_person(account, may_change) for account in accounts)
     form = _add_form() if may_change else ""
-    return _page(
+    return page(
         "People",
-        f"""<p><a href="/label/">Back to the tasks</a></p>{_alert(problem)}{shown}{form}
+        f"""{_alert(problem)}{shown}{form}
 <div class="scroll" tabindex="0" role="region" aria-label="Accounts">
 <table>{head}{rows}</table></div>
 <p class="soft">Exports carry pseudonyms, never names.</p>""",
         kind="wide",
+        bar=nav("admin" if may_change else "lead", "/people"),
     )
 
 

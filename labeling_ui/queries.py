@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Float, Select, Update, bindparam, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from labeling_ui import rows, tables
 from labeling_ui.tables import Assignment, Guideline, Labeler, SkippedTask, Submission
-from pipeline.errors import UserError
-from pipeline.records import Ranking
 
 EndT = TypeVar("EndT", bound=Submission | SkippedTask)
 
@@ -31,9 +29,19 @@ def ended_by(
 
 
 def counts() -> ColumnElement[bool]:
-    """A submission of ``Labeler`` to ``Task`` is exported: a script yields to a person."""
+    """A submission of ``Labeler`` to ``Task`` is exported."""
+    return is_current() & stands()
+
+
+def stands() -> ColumnElement[bool]:
+    """A submission of ``Labeler`` to ``Task`` is not set aside: a script yields to a person."""
     replaced = ended_by(Submission, people_only=True) | ended_by(SkippedTask, people_only=True)
-    return tables.Task.active & Labeler.active & ~(Labeler.scripted & replaced)
+    return Labeler.active & ~(Labeler.scripted & replaced)
+
+
+def is_current() -> ColumnElement[bool]:
+    """The task is in use, and what is said of it is exported."""
+    return tables.Task.active & tables.Task.kind.not_in(tables.KNOWN_KINDS)
 
 
 def is_complete() -> ColumnElement[bool]:
@@ -80,14 +88,19 @@ def has_room(*, people_only: bool) -> ColumnElement[bool]:
 
 
 def unseen() -> ColumnElement[bool]:
-    """The task was neither given to ``:labeler_id`` nor judged by them elsewhere (an import)."""
-    given = select(Assignment.id).where(
-        Assignment.task_id == tables.Task.id, Assignment.labeler_id == bindparam("labeler_id")
+    """The task was neither given to ``:labeler_id`` nor ended by them elsewhere (an import)."""
+    given, judged, skipped = (
+        select(table.id).where(
+            table.task_id == tables.Task.id, table.labeler_id == bindparam("labeler_id")
+        )
+        for table in (Assignment, Submission, SkippedTask)
     )
-    judged = select(Submission.id).where(
-        Submission.task_id == tables.Task.id, Submission.labeler_id == bindparam("labeler_id")
-    )
-    return ~given.exists() & ~judged.exists()
+    return ~given.exists() & ~judged.exists() & ~skipped.exists()
+
+
+def bytewise(session: Session, column: InstrumentedAttribute[str]) -> ColumnElement[str]:
+    """A column of texts to order by, alike on every database: by its bytes in UTF-8."""
+    return column.collate("BINARY" if session.get_bind().dialect.name == "sqlite" else "C")
 
 
 def _ends(end: type[Submission] | type[SkippedTask], *, people_only: bool) -> Select[Any]:
@@ -128,6 +141,12 @@ def count_ends(session: Session, task_id: int | None = None) -> None:
             session.expire(task, ["judged", "skipped"])
 
 
+def count_ends_of(session: Session, task_ids: Sequence[int]) -> None:
+    """Counts anew how many people have judged and skipped each of these tasks."""
+    session.flush()
+    session.execute(_counting(everywhere=True).where(tables.Task.id.in_(task_ids)))
+
+
 @cache
 def _counting(*, everywhere: bool) -> Update:
     counts = (
@@ -142,18 +161,6 @@ def _counting(*, everywhere: bool) -> Update:
     if not everywhere:
         statement = statement.where(tables.Task.id == bindparam("only_task_id"))
     return statement.execution_options(synchronize_session=False)
-
-
-def refuse_second(session: Session, row: Ranking, task_id: int, labeler_id: int) -> None:
-    """Raises:
-    UserError: the row's submission_id is taken, or its labeler has ranked these responses.
-    """
-    where, fix = f"submission {row.submission_id}", "remove one of the two rows."
-    if session.get(Submission, row.submission_id) is not None:
-        raise UserError(where, "comes twice.", fix)
-    if own(session, Submission, labeler_id, task_id) is not None:
-        problem = f"is a second ranking of {row.prompt_id} by {row.labeler}."
-        raise UserError(where, problem, fix)
 
 
 # --- rows that are made where they are missing --------------------------------------------------

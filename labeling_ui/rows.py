@@ -38,6 +38,7 @@ class Task:
     purpose: str
     instructions_version: str | None
     draft: Mapping[str, Any] | None
+    kind: str
 
     def canonical(self, displayed: Sequence[T]) -> list[T]:
         """Values given in display order, in canonical order.
@@ -67,9 +68,15 @@ def now() -> str:
 # --- identities ---------------------------------------------------------------------------------
 
 
-def task_identity(prompt_id: str, prompt: str, responses: Sequence[AnyResponse]) -> str:
-    """A hash of all that is judged: the prompt and each response's id, text and end."""
-    return _digest([prompt_id, prompt, [[r.response_id, r.text, r.finished] for r in responses]])
+def task_identity(
+    prompt_id: str, prompt: str, responses: Sequence[AnyResponse], *, known: bool = False
+) -> str:
+    """A hash of all that is judged: the prompt and each response's id, text and end.
+
+    A task whose answer is ``known`` is another one than the same responses as a task of the run.
+    """
+    judged = [prompt_id, prompt, [[r.response_id, r.text, r.finished] for r in responses]]
+    return _digest(["known", judged] if known else judged)
 
 
 def guideline_version(questions: Mapping[str, str], instructions: str, purpose: str) -> str:
@@ -101,7 +108,8 @@ def _digest(value: Any) -> str:
 
 def is_whole(task: tables.Task) -> bool:
     """Whether prompt and responses are those that the task was made of."""
-    return task.identity == task_identity(task.prompt_id, task.prompt, task.responses)
+    known = task.kind in tables.KNOWN_KINDS
+    return task.identity == task_identity(task.prompt_id, task.prompt, task.responses, known=known)
 
 
 def view(task: tables.Task, assignment: tables.Assignment) -> Task:
@@ -119,6 +127,7 @@ def view(task: tables.Task, assignment: tables.Assignment) -> Task:
         purpose=guideline.purpose if guideline else "training",
         instructions_version=task.guideline_version,
         draft=assignment.draft,
+        kind=task.kind,
     )
 
 
@@ -143,26 +152,6 @@ def ranked(response: tables.Response) -> RankedResponse:
         text=response.text,
         policy=response.policy,
         finished=response.finished,
-    )
-
-
-def ranking(submission: tables.Submission) -> Ranking:
-    """A submission as it is exported: pseudonym instead of name, no note and no times."""
-    judgments = submission.judgments
-    questions = judgments[0].answers
-    return Ranking(
-        submission_id=submission.id,
-        prompt_id=submission.task.prompt_id,
-        prompt=submission.task.prompt,
-        labeler=submission.labeler.pseudonym,
-        responses=[ranked(response) for response in submission.task.responses],
-        ratings=[judgment.rating for judgment in judgments],
-        answers={question: [j.answers[question] for j in judgments] for question in questions},
-        ranks=[judgment.rank for judgment in judgments],
-        confirmed_contradiction=submission.confirmed_contradiction,
-        confidence=submission.confidence,
-        display_order=submission.display_order,
-        instructions_version=submission.instructions_version,
     )
 
 

@@ -63,8 +63,14 @@ def serve(
     with closing(open_store(config.label.database or run_folder / "labels.db")) as store:
         prompts = run_folder / "data" / "prompts.jsonl"
         known = read_rows(prompts, Prompt) if prompts.exists() else []
-        add_tasks(store, read_rows(samples, SampleSet), known, config.label, asked)
-        desk = Desk(store, lease_seconds=60 * config.label.lease_minutes)
+        root, section = config.data_root, config.label
+        add_tasks(store, read_rows(samples, SampleSet), known, section, asked, root)
+        desk = Desk(
+            store,
+            lease_seconds=60 * section.lease_minutes,
+            gold_fraction=section.gold_fraction,
+            pass_mark=section.pass_mark,
+        )
         with closing(_listening_socket(port)) as listening:
             place = Place(store, desk, run_folder.name, command)
             _serve(place, listening, open_browser, public_url)

@@ -21,11 +21,15 @@ MAX_BODY_BYTES = 64 * 1024
 METHODS = frozenset({"GET", "HEAD", "POST"})
 OPEN_PATHS = frozenset({"/healthz", "/sign-in", "/enter", "/invite", "/favicon.ico", "/pages.css"})
 SIGNED_IN_PATHS = re.compile(
-    r"/(people|sign-out|label(/("
+    r"/(people|sign-out"
+    r"|write(/(next|draft|finish(ed)?|skip|edit|leave|withdraw|(write|calls|text)\.js|write\.css))?"
+    r"|dashboard(/(task/[0-9a-f]{64}|dashboard\.(js|css)))?"
+    r"|label(/("
     r"config|theme\.css|favicon\.ico|manifest\.json|(assets|static|svelte)/[^?]*"
     r"|gradio_api/(component_server|startup-events|info|app_id|heartbeat/[\w-]+)"
     r")?/?)?)?"
 )
+SCRIPTED_PATHS = re.compile(r"/(dashboard|write(/.*)?)")  # our own pages that need a script
 # Gradio's page is made of inline code; our own have none.
 POLICY_OF_GRADIO = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -36,6 +40,7 @@ POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
+POLICY_WITH_SCRIPT = f"{POLICY}; script-src 'self'; connect-src 'self'"
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -156,7 +161,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _with_headers(send: Send, path: str, https: bool) -> Send:
     """Adds our headers to each response, and takes away permissions for other sites."""
-    policy = POLICY_OF_GRADIO if path.startswith("/label") else POLICY
+    policy = POLICY_WITH_SCRIPT if SCRIPTED_PATHS.fullmatch(path) else POLICY
+    policy = POLICY_OF_GRADIO if path.startswith("/label") else policy
     headers = HEADERS | {"content-security-policy": policy}
     if https:
         headers |= {"strict-transport-security": "max-age=31536000"}

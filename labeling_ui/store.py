@@ -7,27 +7,23 @@ imported here.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, func, select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
 
-from labeling_ui import content, queries, rows, tables
+from labeling_ui import content, exports, imports, known_tasks, queries, rows, tables
 from labeling_ui.database import open_engine
+from labeling_ui.import_checks import Located
+from labeling_ui.imports import Imported
 from labeling_ui.rows import Task
-from labeling_ui.tables import Labeler, SkippedTask, Submission
+from labeling_ui.tables import Labeler, Submission
 from pipeline.errors import UserError
-from pipeline.records import (
-    Demonstration,
-    Ranking,
-    SampleSet,
-    Skip,
-    write_rows,
-)
+from pipeline.records import Demonstration, Guideline, Ranking, SampleSet, Skip, write_dicts
 
 __all__ = ["Progress", "Store", "Task", "Unfinished", "open_store"]
 
@@ -76,7 +72,7 @@ class Store:
         if outer is not None:
             yield outer
             return
-        with Session(self._reads, expire_on_commit=False) as session:
+        with Session(self._reads, expire_on_commit=False, info={"writes": False}) as session:
             yield session
 
     @contextmanager
@@ -84,21 +80,34 @@ class Store:
         """A session whose changes are committed, all or none, when the block ends."""
         outer = self._together.get()
         if outer is not None:
+            assert outer.info["writes"], "a block that only sees cannot write"
             yield outer
             outer.flush()
             return
-        with Session(self._writes, expire_on_commit=False) as session, session.begin():
+        opened = Session(self._writes, expire_on_commit=False, info={"writes": True})
+        with opened as session, session.begin():
             yield session
 
     @contextmanager
     def together(self) -> Generator[None]:
         """All calls of this thread in the block are one transaction: on the disk at its end."""
-        with self.writing() as session:
-            token = self._together.set(session)
-            try:
-                yield
-            finally:
-                self._together.reset(token)
+        with self.writing() as session, self._joined(session):
+            yield
+
+    @contextmanager
+    def seeing(self) -> Generator[None]:
+        """All calls of this thread in the block see one state of the database, and write nothing:
+        nobody waits for them."""
+        with self.reading() as session, self._joined(session):
+            yield
+
+    @contextmanager
+    def _joined(self, session: Session) -> Generator[None]:
+        token = self._together.set(session)
+        try:
+            yield
+        finally:
+            self._together.reset(token)
 
     def close(self) -> None:
         """Closes the connections; the store can still be used afterwards."""
@@ -134,16 +143,20 @@ class Store:
         wanted = {rows.task_identity(s.prompt_id, s.prompt, s.responses): s for s in sample_sets}
         with self.writing() as session:
             version = queries.put_guideline(session, questions, instructions, purpose)
-            known = {task.identity: task for task in session.scalars(select(tables.Task))}
+            query = select(tables.Task).where(tables.Task.kind.not_in(tables.KNOWN_KINDS))
+            known = {task.identity: task for task in session.scalars(query)}
             for task in known.values():
-                task.active = task.identity in wanted
+                task.active = task.identity in wanted or task.kind == "imported"
+            rounds = [task.round for task in known.values() if task.kind == "sampled"]
             new: list[tables.Task] = []
             for position, (identity, sample) in enumerate(wanted.items()):
                 task = known.get(identity)
                 if task is None:
                     prompt_id, prompt = sample.prompt_id, sample.prompt
                     task = rows.new_task(identity, prompt_id, prompt, sample.responses)
+                    task.round = 1 + max(rounds, default=0)
                     new.append(task)
+                task.kind = "sampled"
                 task.position = position
                 task.guideline_version = version
                 task.overlap = overlap
@@ -152,6 +165,11 @@ class Store:
             session.add_all(new)
             queries.count_ends(session)
         return len(new)
+
+    def add_known_tasks(self, rankings: Sequence[Ranking], practice_tasks: int) -> None:
+        """Exactly these tasks have a known answer afterwards; the first ones are the practice."""
+        with self.writing() as session:
+            known_tasks.put_known_tasks(session, rankings, practice_tasks)
 
     def add_labeler(
         self,
@@ -199,7 +217,8 @@ class Store:
         with self.reading() as session:
             everybody = queries.ends(people_only=False)
             query = select(tables.Task.id, tables.Task.position, tables.Task.overlap)
-            query = query.where(tables.Task.active, everybody < tables.Task.overlap)
+            sampled = tables.Task.active & (tables.Task.kind == "sampled")
+            query = query.where(sampled, everybody < tables.Task.overlap)
             return [
                 Unfinished(*row) for row in session.execute(query.order_by(tables.Task.position))
             ]
@@ -207,7 +226,8 @@ class Store:
     def shared_tasks(self) -> list[int]:
         """The ids of the current tasks that everybody sees, in order."""
         with self.reading() as session:
-            query = select(tables.Task.id).where(tables.Task.active, tables.Task.shared)
+            sampled = tables.Task.active & (tables.Task.kind == "sampled")
+            query = select(tables.Task.id).where(sampled, tables.Task.shared)
             return list(session.scalars(query.order_by(tables.Task.position)))
 
     # --- judgments from elsewhere -----------------------------------------------------------------
@@ -215,32 +235,37 @@ class Store:
     def import_rankings(self, rankings: Sequence[Ranking]) -> int:
         """The number of rankings held after importing: these take the place of earlier imports.
 
-        A prompt with responses that are unknown here becomes a task of its own.
+        Exactly their tasks are current afterwards. A prompt with responses that are unknown here
+        becomes a task of its own.
 
         Raises:
             UserError: a labeler ranks the same responses twice, or a submission_id comes twice.
         """
         with self.writing() as session:
-            for old in session.scalars(select(Submission).where(Submission.imported)):
-                session.delete(old)
-            session.flush()
-            tasks = {task.identity: task for task in session.scalars(select(tables.Task))}
-            for row in rankings:
-                identity = rows.task_identity(row.prompt_id, row.prompt, row.responses)
-                task = tasks.get(identity)
-                if task is None:
-                    task = rows.new_task(identity, row.prompt_id, row.prompt, row.responses)
-                    task.position = len(tasks)
-                    tasks[identity] = task
-                    session.add(task)
-                    session.flush()
-                task.active = True
-                labeler = queries.imported_labeler(session, row.labeler)
-                queries.refuse_second(session, row, task.id, labeler.id)
-                session.add(rows.new_submission(row, task.id, labeler.id, imported=True))
-                session.flush()
-            queries.count_ends(session)
+            imports.replace_rankings(session, rankings)
         return len(rankings)
+
+    def import_labels(
+        self,
+        *,
+        rankings: Iterable[Located[Ranking]] = (),
+        skips: Iterable[Located[Skip]] = (),
+        demonstrations: Iterable[Located[Demonstration]] = (),
+        guidelines: Iterable[Located[Guideline]] = (),
+    ) -> Imported:
+        """How much was imported beside what is here; the rows come with where they stand.
+
+        Raises:
+            UserError: a row is wrong or at odds with what is here; nothing was imported.
+        """
+        with self.writing() as session:
+            return imports.import_labels(
+                session,
+                rankings=rankings,
+                skips=skips,
+                written=demonstrations,
+                guidelines=guidelines,
+            )
 
     # --- what comes out -------------------------------------------------------------------------
 
@@ -251,9 +276,12 @@ class Store:
         else:
             complete = queries.ends(people_only=False) >= tables.Task.overlap
             judged = queries.ended_by(Submission)
+        # Imported tasks are shown to nobody: whoever has judged them, they are not open.
+        imported = tables.Task.kind == "imported"
+        complete, judged = complete | imported, judged | (imported & queries.ended_by(Submission))
         with self.reading() as session:
             columns = complete.label("complete"), judged.label("judged")
-            each = select(*columns).where(tables.Task.active).subquery()
+            each = select(*columns).where(queries.is_current()).subquery()
             query = select(each, func.count()).group_by(each.c.complete, each.c.judged)
             counts: dict[tuple[bool, bool], int] = {}
             for is_complete, is_judged, count in session.execute(query):
@@ -262,64 +290,40 @@ class Store:
         return Progress(counts.get((True, True), 0), open_count, counts.get((True, False), 0))
 
     def judged_by(self, labeler_id: int) -> int:
-        """How many of the current tasks this labeler has judged."""
+        """How many of the current tasks this labeler has judged; not those of the practice."""
         with self.reading() as session:
             query = select(func.count()).select_from(Submission).join(Submission.task)
-            query = query.where(Submission.labeler_id == labeler_id, tables.Task.active)
+            current = tables.Task.active & (tables.Task.kind != "practice")
+            query = query.where(Submission.labeler_id == labeler_id, current)
             return session.scalar(query) or 0
 
     def content_hash(self) -> str:
         """A SHA-256 over what ``export`` would write, whatever the row ids and their order."""
         with self.reading() as session:
-            connection = session.connection()
-            return content.hash_content(lambda query: connection.exec_driver_sql(query).all())
+            streamed = {"yield_per": exports.ROWS_AT_ONCE}
+            return content.hash_content(
+                lambda query: session.execute(text(query), execution_options=streamed)
+            )
 
     def rankings(self) -> list[Ranking]:
         """The rankings of the current tasks, in the order of the tasks."""
         with self.reading() as session:
-            query = (
-                select(Submission)
-                .join(Submission.task)
-                .join(Submission.labeler)
-                .where(queries.counts())
-                .order_by(tables.Task.position, Labeler.pseudonym, Submission.id)
-                .options(
-                    selectinload(Submission.task).selectinload(tables.Task.responses),
-                    selectinload(Submission.judgments),
-                    selectinload(Submission.labeler),
-                )
-            )
-            return [rows.ranking(submission) for submission in session.scalars(query)]
+            return [Ranking.model_validate(row) for row in exports.rankings(session)]
 
     def skips(self) -> list[Skip]:
         """The skips of the current tasks, in the order of the tasks."""
         with self.reading() as session:
-            query = (
-                select(SkippedTask)
-                .join(SkippedTask.task)
-                .join(SkippedTask.labeler)
-                .where(tables.Task.active, Labeler.active)
-                .order_by(tables.Task.position, Labeler.pseudonym)
-            )
-            return [
-                Skip(
-                    submission_id=skipped.id,
-                    prompt_id=skipped.task.prompt_id,
-                    prompt=skipped.task.prompt,
-                    labeler=skipped.labeler.pseudonym,
-                    reason=skipped.reason,
-                )
-                for skipped in session.scalars(query)
-            ]
+            return [Skip.model_validate(row) for row in exports.skips(session)]
 
     def export(self, folder: Path) -> dict[str, int]:
         """Rows written by file: ``rankings.jsonl``, ``skips.jsonl``, ``demonstrations.jsonl``.
 
         Labelers go by their pseudonyms; their notes and times stay in the database.
         """
-        demonstrations: list[Demonstration] = []
-        return {
-            "rankings.jsonl": write_rows(folder / "rankings.jsonl", self.rankings()),
-            "skips.jsonl": write_rows(folder / "skips.jsonl", self.skips()),
-            "demonstrations.jsonl": write_rows(folder / "demonstrations.jsonl", demonstrations),
-        }
+        with self.reading() as session:
+            rows_of = {
+                "rankings.jsonl": exports.rankings(session),
+                "skips.jsonl": exports.skips(session),
+                "demonstrations.jsonl": exports.demonstrations(session),
+            }
+            return {name: write_dicts(folder / name, each) for name, each in rows_of.items()}

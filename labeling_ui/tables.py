@@ -23,6 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+KNOWN_KINDS = ("practice", "gold")  # of tasks whose answer is known
+
 
 class Verbatim(TypeDecorator[str]):
     """Any text as it is. PostgreSQL has no NUL: it is stored as ESC 0, and ESC as ESC ESC."""
@@ -61,7 +63,7 @@ class Labeler(Base):
     A labeler who is not active is a scripted one of an earlier configuration: its judgments are
     kept, but they neither count as done nor leave the database. A disabled one is a person who may
     not sign in any more, and whose judgments count. ``password_hash`` is Argon2's, None until the
-    labeler has chosen a password.
+    labeler has chosen a password. ``practiced_at``: when they passed the practice, None before.
     """
 
     __tablename__ = "labeler"
@@ -74,6 +76,7 @@ class Labeler(Base):
     scripted: Mapped[bool] = mapped_column(default=False)
     active: Mapped[bool] = mapped_column(default=True)
     disabled: Mapped[bool] = mapped_column(default=False)
+    practiced_at: Mapped[str | None]
     created_at: Mapped[str]
 
 
@@ -129,15 +132,22 @@ class Task(Base):
     It is complete when ``overlap`` people have ended it, and then goes to nobody else, unless it
     is ``shared``: that one goes to everybody. ``judged`` and ``skipped`` count the people who have
     ended it; they are counted anew whenever one does.
+
+    ``kind``: ``sampled`` tasks are the run's own; ``imported`` ones came with judgments from a file
+    and are shown to nobody; ``practice`` and ``gold`` ones have an answer that is known
+    (``KnownAnswer``): every labeler gets them, and they are neither counted nor exported.
+    ``round``: the how-manieth set of samples brought it.
     """
 
     __tablename__ = "task"
-    __table_args__ = (Index("ix_task_queue", "active", "priority", "position"),)
+    __table_args__ = (Index("ix_task_queue", "active", "kind", "priority", "position"),)
     id: Mapped[int] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)
     prompt_id: Mapped[str]
     prompt: Mapped[str] = mapped_column(Verbatim)
     position: Mapped[int] = mapped_column(index=True)
+    kind: Mapped[str] = mapped_column(default="sampled", server_default="sampled")
+    round: Mapped[int] = mapped_column(default=1, server_default="1")
     active: Mapped[bool] = mapped_column(default=True)
     priority: Mapped[int] = mapped_column(default=0)
     overlap: Mapped[int] = mapped_column(default=1)
@@ -160,6 +170,17 @@ class Response(Base):
     text: Mapped[str] = mapped_column(Verbatim)
     policy: Mapped[str]
     finished: Mapped[bool]
+
+
+class KnownAnswer(Base):
+    """What a practice or gold task should be judged like, by canonical place; ``why`` in words."""
+
+    __tablename__ = "known_answer"
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), primary_key=True)
+    ratings: Mapped[list[int]]
+    ranks: Mapped[list[int]]
+    answers: Mapped[dict[str, Any]]
+    why: Mapped[str | None] = mapped_column(Verbatim)
 
 
 class Assignment(Base):
@@ -240,6 +261,38 @@ class SkippedTask(Base):
     note: Mapped[str | None] = mapped_column(Verbatim)
     created_at: Mapped[str]
     task: Mapped[Task] = relationship()
+    labeler: Mapped[Labeler] = relationship()
+
+
+class Demonstration(Base):
+    """A response that a labeler wrote, or is writing.
+
+    ``task_id``: the task whose prompt it answers, None where the labeler wrote the prompt, too.
+    ``kind``: ``given`` for a task's prompt; an own one is ``plain``, ``few-shot`` or ``user-based``
+    (Ouyang et al. 2022, section 3.2). ``edited_from``: the response_id of the sampled response that
+    it was begun with. ``state``: ``draft``, ``done``, ``skipped``, ``withdrawn``, or ``replaced``
+    by a later text. An edit is a draft of its own, ``<id>.<hex>``: what was done stays so until the
+    edit is. While it is a draft, ``leased_at`` and ``expires_at`` keep the prompt from others, as
+    an assignment's do. ``draft_page`` and ``draft_seq``: as an assignment's.
+    """
+
+    __tablename__ = "demonstration"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    labeler_id: Mapped[int] = mapped_column(ForeignKey("labeler.id"), index=True)
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("task.id"), index=True)
+    kind: Mapped[str]
+    prompt: Mapped[str] = mapped_column(Verbatim)
+    response: Mapped[str] = mapped_column(Verbatim)
+    edited_from: Mapped[str | None]
+    state: Mapped[str]
+    imported: Mapped[bool] = mapped_column(default=False)
+    seconds: Mapped[float | None]
+    draft_page: Mapped[str | None]
+    draft_seq: Mapped[int] = mapped_column(default=0)
+    leased_at: Mapped[float]
+    expires_at: Mapped[float]
+    created_at: Mapped[str]
+    task: Mapped[Task | None] = relationship()
     labeler: Mapped[Labeler] = relationship()
 
 

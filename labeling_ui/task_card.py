@@ -13,13 +13,15 @@ from typing import Any
 import gradio as gr
 from fastapi import HTTPException
 
+from labeling_ui import known_tasks
 from labeling_ui.desk import Desk, LeaseLost, Place
 from labeling_ui.store import Task
 from labeling_ui.tables import Labeler
 from pipeline.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("text.js", "main.js", "ranking.js", "calls.js", "start.js")  # run as one, in this order
+# Run as one, in this order.
+SCRIPTS = ("text.js", "main.js", "ranking.js", "calls.js", "feedback.js", "start.js")
 
 Reply = dict[str, Any]
 
@@ -52,8 +54,11 @@ def task_card(place: Place, current_user: Callable[[Any], int | None]) -> gr.HTM
         user = caller(request)
 
         def submit() -> Reply:
-            _submit(place.desk, user, _fields(data))
-            return _next_reply(place, user)
+            fields = _fields(data)
+            with place.store.together():
+                _submit(place.desk, user, fields)
+                told = place.desk.feedback(user, fields["lease"])
+            return _next_reply(place, user) | {"feedback": told and vars(told)}
 
         return _answer(submit)
 
@@ -101,24 +106,30 @@ def _static(name: str) -> str:
 
 
 def _next_reply(place: Place, user: int) -> Reply:
-    with place.store.together():
-        task = place.desk.next_task(user)
-        progress = place.store.progress(people_only=True)
+    task = place.desk.next_task(user)
+    with place.store.seeing():
+        progress = place.progress()
         mine, can_undo = place.store.judged_by(user), place.desk.can_undo(user)
         with place.store.reading() as session:
             labeler = session.get_one(Labeler, user)
+            # As long as there is a task, gold ones are counted as what they look like.
+            gold = (0, 0) if task is None else known_tasks.gold_progress(session, user)
+            practice = None
+            if task is not None and task.kind == "practice":
+                practice = known_tasks.practice_place(session, labeler)
     return {
         "run": place.run_name,
         "next_command": None if labeler.role == "labeler" else place.next_command,
         "user": labeler.name,
         "role": labeler.role,
         "progress": {
-            "done": progress.done,
-            "open": progress.open,
+            "done": progress.done + gold[0],
+            "open": progress.open + gold[1],
             "skipped": progress.skipped,
             "mine": mine,
         },
         "can_undo": can_undo,
+        "practice": practice,
         "task": None if task is None else _for_browser(task),
     }
 

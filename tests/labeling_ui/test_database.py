@@ -6,14 +6,16 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
 
 from benchmarks.postgres_server import PostgresServer
 from labeling_ui.content import sqlite_content_hash
-from labeling_ui.database import REVISION, VERSION_TABLE, open_engine
-from labeling_ui.migrations import known_revisions
-from labeling_ui.store import open_store
+from labeling_ui.database import REVISION, VERSION_TABLE, _as_url, open_engine
+from labeling_ui.migrations import _config, known_revisions
+from labeling_ui.store import Progress, open_store
 from labeling_ui.tables import Base
 from pipeline.errors import UserError
 from tests.labeling_ui.judging import filled, judge, shown
@@ -133,3 +135,54 @@ def test_a_server_that_goes_away_and_comes_back_is_found_again(postgres: Postgre
         postgres.start()
     second = judge(store, ann, task)
     assert [row.submission_id for row in store.rankings()] == [first, second]
+
+
+def test_a_database_of_the_first_revision_keeps_all_that_it_held(place: str) -> None:
+    engine = create_engine(_as_url(place))
+    with engine.begin() as connection:
+        migrations = _config()
+        migrations.attributes["connection"] = connection
+        command.upgrade(migrations, "0001")
+        for statement in FIRST_REVISION:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    store = open_store(place)
+    with store.reading() as session:
+        tasks = session.connection().exec_driver_sql("SELECT prompt_id, kind, round FROM task")
+        kinds = sorted(tuple(row) for row in tasks)
+    assert kinds == [("own", "sampled", 1), ("read", "imported", 1)]
+    ann = store.add_labeler("ann").id
+    assert store.judged_by(ann) == 2
+    assert sorted(row.prompt_id for row in store.rankings()) == ["own", "read"]
+    assert store.progress(people_only=True) == Progress(done=2, open=0, skipped=0)
+
+
+# Two tasks that ann has judged: one here, one in a file that was imported.
+FIRST_REVISION = [
+    "INSERT INTO labeler (id, name, pseudonym, role, scripted, active, disabled, created_at) "
+    "VALUES (1, 'ann', 'labeler-1', 'labeler', false, true, false, '2026-01-01')",
+    *(
+        statement
+        for number, name in enumerate(("own", "read"), start=1)
+        for statement in (
+            "INSERT INTO task (id, identity, prompt_id, prompt, position, active, priority, "
+            f"overlap, shared, judged, skipped, created_at) "
+            f"VALUES ({number}, '{name}', '{name}', 'Why?', "
+            f"{number}, true, 0, 1, false, 1, 0, '2026-01-01')",
+            *(
+                "INSERT INTO response (task_id, position, response_id, text, policy, finished) "
+                f"VALUES ({number}, {place}, '{name}-{place}', 'So.', 'sft', true)"
+                for place in range(2)
+            ),
+            "INSERT INTO submission (id, task_id, labeler_id, imported, confirmed_contradiction) "
+            f"VALUES ('s{number}', {number}, 1, {str(name == 'read').lower()}, false)",
+            *(
+                "INSERT INTO judgment (submission_id, position, rating, rank, answers) "
+                f"VALUES ('s{number}', {place}, {5 - place}, {place + 1}, '{{}}')"
+                for place in range(2)
+            ),
+        )
+    ),
+    "INSERT INTO assignment (id, task_id, labeler_id, display_order, lease, leased_at, expires_at, "
+    "ended_at, draft_seq, created_at) VALUES (1, 1, 1, '[0, 1]', 'x', 0, 1, 1, 0, '2026-01-01')",
+]

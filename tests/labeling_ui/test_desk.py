@@ -220,7 +220,10 @@ def test_a_lease_from_the_future_keeps_nothing_for_a_day(place: str) -> None:
     assert desk.next_task(bob) is not None
 
 
-@pytest.mark.parametrize("lease", ["", "x", "x" * 5000, None, 7, True, ["a"], {"a": 1}, "a\0b"])
+NO_LEASES = ["", "x", "x" * 5000, None, 7, True, ["a"], {"a": 1}, "a\0b", "\ud83d"]
+
+
+@pytest.mark.parametrize("lease", NO_LEASES)
 def test_what_is_no_lease_ends_nothing(place: str, lease: Any) -> None:
     store = filled(place)
     desk, (ann,) = Desk(store), people(store, "ann")
@@ -409,7 +412,7 @@ def test_a_skip_ends_a_task_once(place: str) -> None:
     store = filled(place)
     desk, (ann,) = Desk(store), people(store, "ann")
     task = taken(desk, ann)
-    for reason in ("", "  ", "x" * 201, None, 7):
+    for reason in ("", "  ", "x" * 201, None, 7, "a\0b", "\ud83d"):
         with pytest.raises(UserError, match="reason"):
             desk.skip(ann, task.lease, reason)  # type: ignore[arg-type]
     first = desk.skip(ann, task.lease, "the prompt is unclear", "what fox?")

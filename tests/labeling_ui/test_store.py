@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from labeling_ui import desk
 from labeling_ui.content import sqlite_content_hash
-from labeling_ui.desk import Desk
+from labeling_ui.desk import Desk, Place
 from labeling_ui.store import Progress, open_store
 from pipeline.errors import UserError
 from pipeline.records import RankedResponse, Ranking, Skip, iter_rows, read_rows
@@ -324,7 +326,8 @@ def test_two_processes_share_one_database(place: str) -> None:
 
 SUBMIT_FOR_EVER = """
 import sys
-from labeling_ui.desk import Desk
+import threading
+from labeling_ui.desk import Desk, Place
 from labeling_ui.store import open_store
 store = open_store(sys.argv[1])
 desk, ann = Desk(store), store.add_labeler("ann").id
@@ -374,3 +377,34 @@ def test_a_response_that_was_cut_off_stays_cut_off(tmp_path: Path) -> None:
     store.add_tasks([sample.model_copy(update={"responses": cut})], QUESTIONS, "x")
     judge(store, store.add_labeler("ann").id, shown(store, store.add_labeler("ann").id))
     assert [response.finished for response in store.rankings()[0].responses] == [True, False]
+
+
+def test_what_is_only_seen_is_of_one_moment_and_writes_nothing(place: str) -> None:
+    store = filled(place, count=2)
+    ann = store.add_labeler("ann").id
+    with store.seeing():
+        before = store.progress()
+        done = threading.Thread(target=lambda: judge(store, ann, shown(store, ann)))
+        done.start()
+        done.join()
+        assert store.progress() == before == Progress(done=0, open=2, skipped=0)
+        with pytest.raises(AssertionError, match="cannot write"):
+            store.add_labeler("bob")
+    assert store.progress() == Progress(done=1, open=1, skipped=0)
+
+
+def test_the_progress_of_very_many_tasks_is_kept_for_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(str(tmp_path / "labels.db"), count=3)
+    place = Place(store, Desk(store), "demo", "align run demo.yaml")
+    ann = store.add_labeler("ann").id
+    assert place.progress().done == 0
+    judge(store, ann, shown(store, ann))
+    assert place.progress().done == 1  # of three it is counted each time
+    monkeypatch.setattr(desk, "MANY_TASKS", 2)
+    assert place.progress().done == 1
+    judge(store, ann, shown(store, ann))
+    assert place.progress().done == 1
+    time.sleep(desk.PROGRESS_SECONDS)
+    assert place.progress().done == 2

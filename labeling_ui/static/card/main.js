@@ -45,17 +45,15 @@ function drawTask() {
 
 function drawPrompt() {
   const pre = $(".prompt-text");
-  setText(pre, task.prompt);
   pre.classList.toggle("long", task.prompt.length > LONG_PROMPT);
   pre.classList.remove("folded");
-  $(".prompt .unfold")?.remove();
+  $$(".prompt .unfold, .prompt .more").forEach((button) => button.remove());
   fold(pre, task.prompt, "the prompt", FOLD_PROMPT);
 }
 
 function responseCard(text, place) {
   const name = LETTERS[place];
   const pre = make("pre", { dir: "auto" });
-  setText(pre, text);
   const rating = make("fieldset", { class: "rating" },
     make("legend", { class: "sr" }, `Rating of response ${name}`));
   for (let value = 1; value <= 7; value++) {
@@ -88,8 +86,9 @@ function questionButton(place, question, key) {
   return button;
 }
 
-// A long text shows its beginning; nothing is cut from it.
+// The text in `pre`; of a long one the beginning. Nothing is cut from it.
 function fold(pre, text, name, limit) {
+  showText(pre, text, name);
   const lines = text.split("\n").length;
   if (lines <= limit.lines && text.length <= limit.characters) return;
   const size = lines > limit.lines ? `${lines} lines` : `${text.length.toLocaleString("en")} characters`;
@@ -177,6 +176,7 @@ function nextTied() {
 // --- what comes from the server ------------------------------------------------------------------
 
 function receive(reply) {
+  if (reply.feedback) return showFeedback(reply);
   const { done, open, skipped } = reply.progress;
   const total = done + open + skipped;
   const before = page.dataset.state;
@@ -187,6 +187,7 @@ function receive(reply) {
   page.dataset.state = task ? "task" : "end";
   $(".task").hidden = !task;
   $(".end").hidden = Boolean(task);
+  $(".feedback").hidden = true;
   if (!task) return showEnd(reply, before);
   active = 0;
   ratings = task.responses.map(() => null);
@@ -203,6 +204,7 @@ function receive(reply) {
   showConfidence(draft?.confidence ?? null);
   toggleSkip(false);
   drawTask();
+  drawPractice(reply.practice);
   $(".confirm").checked = Boolean(draft?.confirmed) && contradiction() !== null;
   toggle("instructions", instructionsWanted || localStorage.getItem(INSTRUCTIONS_SEEN) !== instructionsTold());
   if (draft && draft === own) keepDraft();  // what only this tab has
@@ -211,7 +213,9 @@ function receive(reply) {
   shownAt = performance.now();
   window.scrollTo(0, 0);
   const begun = task.draft?.from ? "Taken back: " : "";
-  say(`${begun}Task ${Math.min(total, done + skipped + 1)} of ${total}, ${task.responses.length} responses.`);
+  const place = reply.practice ? `Practice ${reply.practice[0]} of ${reply.practice[1]}`
+    : `Task ${Math.min(total, done + skipped + 1)} of ${total}`;
+  say(`${begun}${place}, ${task.responses.length} responses.`);
 }
 
 // Instructions open by themselves until a task was ended or they were closed: once for each version.
@@ -233,7 +237,7 @@ function drawBar(reply, total) {
   $(".meter").setAttribute("aria-valuemax", total);
   $(".meter").setAttribute("aria-valuenow", done + skipped);
   $('[data-do="undo"]').hidden = !reply.can_undo;
-  $(".people").hidden = reply.role === "labeler";
+  $$(".leads").forEach((link) => { link.hidden = reply.role === "labeler"; });
 }
 
 function showEnd({ progress: { done, open, skipped, mine }, next_command }, before) {
@@ -263,9 +267,7 @@ function submit() {
     $(".confirm").focus();
     return complain("Ranking and ratings contradict each other: confirm it, or change one of them.");
   }
-  const ranks = ratings.map((_, place) =>
-    1 + tiers.slice(0, tiers.findIndex((tier) => tier.includes(place))).flat().length);
-  call("submit_task", { lease: task.lease, ratings, ranks, answers, note: $("textarea").value || null,
+  call("submit_task", { lease: task.lease, ratings, ranks: ranksOf(tiers), answers, note: $("textarea").value || null,
     confidence: confidence(), confirmed: contradiction() !== null && confirmed, seconds: secondsInFront() });
 }
 

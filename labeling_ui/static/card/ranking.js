@@ -135,6 +135,11 @@ function rankAsRated() {
   keepDraft();
 }
 
+// By place: 1 is best, ties have equal numbers.
+function ranksOf(tiers) {
+  return ratings.map((_, place) => 1 + tiers.slice(0, tiers.findIndex((tier) => tier.includes(place))).flat().length);
+}
+
 function removeFromTiers(place) {
   tiers = tiers.map((tier) => tier.filter((other) => other !== place)).filter((tier) => tier.length);
 }

@@ -33,6 +33,7 @@ const ACTIONS = {
   "as-rated": rankAsRated,
   skip: () => toggleSkip(true),
   "skip-cancel": () => toggleSkip(false),
+  "go-on": goOnFromFeedback,
   submit,
 };
 element.addEventListener("click", (event) => {
@@ -139,6 +140,7 @@ async function undo() {
 }
 
 function keyAtTheEnd(event) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return goOnFromFeedback();
   if (event.ctrlKey || event.altKey || event.metaKey || !$(".keys-on").checked) return;
   if (event.key.toLowerCase() === "u") undo();
   else if (event.key === "?") showHelp();

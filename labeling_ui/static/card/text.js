@@ -27,6 +27,29 @@ function setText(node, text) {
   return node;
 }
 
+const PIECE = 50_000;  // characters; a browser cannot lay out millions at once
+
+// The text in `pre`: a very long one a piece at a time, on request.
+function showText(pre, text, name) {
+  if (text.length <= PIECE) return setText(pre, text);
+  let shown = 0;
+  const more = make("button", { type: "button", class: "link more" });
+  const showMore = () => {
+    const inPair = /[\ud800-\udbff]/.test(text[shown + PIECE - 1] ?? "");  // one character in two places
+    const end = shown + PIECE - (inPair ? 1 : 0);
+    pre.append(setText(make("span"), text.slice(shown, end)));
+    shown = Math.min(end, text.length);
+    more.hidden = shown === text.length;
+    const [part, whole] = [shown, text.length].map((number) => number.toLocaleString("en"));
+    more.textContent = `Show more of ${name} (${part} of ${whole} characters so far)`;
+  };
+  more.addEventListener("click", showMore);
+  pre.replaceChildren();
+  showMore();
+  if (!more.hidden) pre.after(more);
+  return pre;
+}
+
 // --- the difference of two texts, word by word ---------------------------------------------------
 
 const MOST_CELLS = 4_000_000;  // of the table below: some 2000 words against 2000
