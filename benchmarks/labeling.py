@@ -25,9 +25,9 @@ import random
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,13 +118,14 @@ def kill_under_load(
     """Kills the application again and again while all tasks are judged; what was lost."""
     record = Record()
     application.start()
-    with closing(open_store(application.database)) as store:
+    with closing(open_store(application.database)) as store, ThreadPoolExecutor(1) as pool:
         thought = size.kill_think_seconds
         labelers = make_labelers(application, store, size.labelers, thought, record)
-        everybody = threading.Thread(target=lambda: asyncio.run(work_together(labelers, 10**6)))
-        everybody.start()
+        everybody = pool.submit(asyncio.run, work_together(labelers, 10**6))
+        while record.signed_in < len(labelers) and not everybody.done():
+            time.sleep(0.05)  # a link works once: who is killed with it would need another
         kills, rng = 0, random.Random(0)
-        while everybody.is_alive() and kills < size.kills:
+        while not everybody.done() and kills < size.kills:
             time.sleep(rng.uniform(0.05, 1.0))
             application.kill()
             kills += 1
@@ -132,7 +133,7 @@ def kill_under_load(
                 server.stop()
                 server.start()
             application.start()
-        everybody.join()
+        everybody.result()
     application.kill()
     return {"kills": kills, **compare(application, record)}
 

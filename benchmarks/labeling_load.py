@@ -136,6 +136,7 @@ class Record:
 
     acknowledged: list[tuple[str, str]] = field(default_factory=list)
     submit_seconds: list[float] = field(default_factory=list)
+    signed_in: int = 0
     failures: int = 0
 
 
@@ -174,6 +175,7 @@ class Labeler:
         config = (await self._client.get("/label/config")).json()
         components = [part["id"] for part in config["components"] if part["type"] == "html"]
         self._component = components[0]
+        self._record.signed_in += 1
 
     async def _judge(self, task: dict[str, Any]) -> dict[str, Any]:
         lease, size = task["lease"], len(task["responses"])

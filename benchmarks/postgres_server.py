@@ -35,27 +35,28 @@ class PostgresServer:
         return f"postgresql://{ACCOUNT}@/{database}?host={self.folder}"
 
     def start(self) -> None:
-        """Starts the server and waits until it answers."""
+        """Starts the server and waits until it answers.
+
+        After a crash it ends at once as long as a process of the old one holds its memory.
+        """
+        end = time.monotonic() + SECONDS
+        self.process = self._spawn()
+        while not self._answers():
+            if time.monotonic() > end:
+                raise RuntimeError("PostgreSQL did not start")
+            time.sleep(0.05)
+            if self.process.poll() is not None:
+                self.process = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[Any]:
         command = [self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder]
-        process = subprocess.Popen(
-            [
-                *map(str, command),
-                "-c",
-                "listen_addresses=",
-                "-c",
-                "max_connections=200",
-                *self.options,
-            ],
+        options = ("-c", "listen_addresses=", "-c", "max_connections=200", *self.options)
+        return subprocess.Popen(
+            [*map(str, command), *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             **_account(),
         )
-        self.process = process
-        end = time.monotonic() + SECONDS
-        while not self._answers():
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("PostgreSQL did not start")
-            time.sleep(0.05)
 
     def stop(self, crash: bool = True) -> None:
         """Stops the server: at once, as a machine that fails would, or in good order.

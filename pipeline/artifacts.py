@@ -23,6 +23,8 @@ MANIFEST = "manifest.json"
 # Files with times in them: guarded against corruption, but no input of a later stage, so that a
 # rerun which gives the same weights leaves the later stages fresh.
 VOLATILE = frozenset({"metrics.jsonl"})
+# What no stage of the same run reads: who writes a demonstration makes no reward model stale.
+UNREAD = {"label": frozenset({"skips.jsonl", "demonstrations.jsonl"})}
 
 
 class _Checked(BaseModel):
@@ -119,10 +121,11 @@ def list_files(folder: Path) -> list[str]:
     return sorted(name for name in files if name != MANIFEST)
 
 
-def content_hash(outputs: Mapping[str, OutputFile]) -> str:
-    """One hash over the names and bytes of all outputs that are not volatile."""
-    lasting = {n: f.sha256 for n, f in outputs.items() if n.rpartition("/")[2] not in VOLATILE}
-    return hash_json(lasting)
+def content_hash(stage: str, outputs: Mapping[str, OutputFile]) -> str:
+    """One hash over the names and bytes of all outputs that later stages read."""
+    passed_over = VOLATILE | UNREAD.get(stage, frozenset())
+    read = {n: f.sha256 for n, f in outputs.items() if n.rpartition("/")[2] not in passed_over}
+    return hash_json(read)
 
 
 # --- reading a finished folder ------------------------------------------------------------------
@@ -255,7 +258,7 @@ def _write_manifest(folder: Path, identity: Identity, work: WorkRecord) -> Manif
         section=dict(identity.section),
         inputs=dict(identity.inputs),
         outputs=outputs,
-        content=content_hash(outputs),
+        content=content_hash(identity.stage, outputs),
         environment=dict(work.environment),
         started=work.started,
         finished=work.finished,

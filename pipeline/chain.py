@@ -49,9 +49,10 @@ OPTIONAL_STAGES = ("classify", "dpo", "rloo", "best_of_n")
 # The folders that compare compares, in the order of the chain, where they are made.
 CHECKPOINTS = ("base", "sft", "dpo", "rloo", "best_of_n", "ppo")
 
-# What decides nothing. Where the labels are stored (their content decides) may name a host, too.
+# What decides nothing. Where the labels are stored may name a host, too; how labelers are practiced
+# and watched shows in the labels, whose content decides.
 _NOT_IN_SECTION = {
-    "label": {"database"},
+    "label": {"database", "gold", "practice_tasks", "gold_fraction", "pass_mark"},
     "pretrain": {"checkpoint_every_steps"},
     "classify": {"checkpoint_every_steps"},
     "sft": {"checkpoint_every_steps"},

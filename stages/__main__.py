@@ -16,7 +16,9 @@ from pipeline.errors import UserError
 from pipeline.stage_context import CONFIG_FILE
 from stages.chain import StageState, chain_states
 from stages.cli import ConfigPath, Debug, Overrides, guarded, read_config, run_folder_of
+from stages.label_stats import stats_command
 from stages.labelers import labelers_app
+from stages.labels import labels_app
 from stages.run import run_command
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app = typer.Typer(
 )
 app.command("run")(run_command)
 app.add_typer(labelers_app, name="labelers")
+labels_app.command("stats")(stats_command)
+app.add_typer(labels_app, name="labels")
 
 
 @app.command("status")

@@ -71,7 +71,8 @@ def run(config: RunConfig, run_folder: Path) -> None:
         else:
             samples = read_rows(path, SampleSet)
             prompts = read_rows(stage.input("data") / "prompts.jsonl", Prompt)
-            add_tasks(store, samples, prompts, config.label, label_questions(config))
+            asked = label_questions(config)
+            add_tasks(store, samples, prompts, config.label, asked, stage.data_root)
             if section.source == "scripted":
                 label_by_script(store, samples, stage)
             else:

@@ -19,9 +19,12 @@ FORBIDDEN_NAMES = {"utils.py", "common.py", "helpers.py", "util.py", "helper.py"
 MOST_LINES = 400
 # What stages and the application may import from outside the library.
 STAGES_MAY = {
-    f"labeling_ui.{name}" for name in ("store", "desk", "tasks", "accounts", "content", "serve")
+    f"labeling_ui.{name}"
+    for name in ("store", "desk", "tasks", "accounts", "content", "exports", "judgments", "serve")
 }
 APPLICATION_MAY = {"config", "label_config", "records", "artifacts", "preferences", "errors"}
+APPLICATION_MAY |= {"judgments", "label_intervals", "label_agreement", "labeler_report"}
+APPLICATION_MAY |= {"label_drift", "label_quality", "label_spread", "preference_sources"}
 WITHOUT_TORCH = (
     "pipeline.config",
     "pipeline.config_file",

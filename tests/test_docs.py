@@ -28,7 +28,14 @@ from stages.__main__ import app
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = "pipeline/README.md"
-DOCS = ("README.md", ARCHITECTURE, "docs/from_scratch.md", "docs/ppo.md", "docs/labeling.md")
+DOCS = (
+    "README.md",
+    ARCHITECTURE,
+    "docs/from_scratch.md",
+    "docs/ppo.md",
+    "docs/labeling.md",
+    "docs/labeling_walkthrough.md",
+)
 PACKAGES = ("pipeline", "stages", "labeling_ui", "benchmarks")
 FOLDERS = (*PACKAGES, "configs", "tests", "docs", ".ci")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -125,6 +125,19 @@ def test_the_content_hash_is_of_names_and_bytes_but_not_of_volatile_files(tmp_pa
     assert len(set(contents.values())) == 4
 
 
+def test_a_demonstration_makes_nothing_stale_that_learns_from_rankings(tmp_path: Path) -> None:
+    names = ("rankings.jsonl", "skips.jsonl", "demonstrations.jsonl")
+    files: dict[str, bytes] = dict.fromkeys(names, b"{}\n")
+    label, data = identity(stage="label"), identity(stage="data")
+
+    def changed(who: Identity, name: str) -> bool:
+        before = make(tmp_path / "before", files, who).content
+        return make(tmp_path / "after", files | {name: b"{}\n{}\n"}, who).content != before
+
+    assert [changed(label, name) for name in names] == [True, False, False]
+    assert [changed(data, name) for name in names] == [True, True, True]
+
+
 def test_the_key_changes_with_each_of_its_parts_and_with_nothing_else() -> None:
     parts = (identity().section, 0, {"data": "d1", "base": "b1"}, 1)
     key = stage_key(*parts)
