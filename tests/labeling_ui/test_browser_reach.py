@@ -208,6 +208,7 @@ def test_sign_in_and_five_tasks_by_keyboard_alone(chromium: Browser, start_serve
     context = chromium.new_context()
     page = context.new_page()
     page.goto(server.origin)
+    page.locator("input[name=name]:focus").wait_for()  # without a click
     page.keyboard.type("ann")
     press(page, "Tab")
     page.keyboard.type("correct horse battery")
@@ -228,7 +229,7 @@ def test_sign_in_and_five_tasks_by_keyboard_alone(chromium: Browser, start_serve
     assert all(sorted(row.ranks) == [1, 2, 3, 4, 5] for row in rows)
     # Out again, by keyboard too.
     page.locator(".menu summary").focus()
-    press(page, "Enter", "Tab", "Enter")
+    press(page, "Enter", "Tab", "Tab", "Enter")  # past "Write answers"
     page.get_by_role("heading", name="Sign in").wait_for()
     page.goto(f"{server.origin}/label/")
     page.get_by_role("heading", name="Sign in").wait_for()

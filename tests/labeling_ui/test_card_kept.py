@@ -183,7 +183,7 @@ def test_signing_out_takes_the_last_change_along(chromium: Browser, start_server
     page.route(SAVING, hold)
     press(page, "6", "2")
     page.locator(".menu summary").focus()
-    press(page, "Tab", "Enter")
+    press(page, "Tab", "Tab", "Enter")  # past "Write answers"
     page.get_by_role("heading", name="Sign in").wait_for()
     context.close()
     with open_page(chromium, new_link(server, "ann")) as page:
